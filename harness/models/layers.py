@@ -1,0 +1,189 @@
+"""The parts of a block: norm, MLP and the two kinds of mixer, each with its three ways to run.
+
+``forward`` takes whole sequences (training, and the reference), ``prefill`` a whole prompt while
+leaving behind what decoding needs, ``step`` one token for each row. The three agree: tests hold it.
+Activations are [batch, time, width], or [rows, width] in a step.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from harness.kernels import attention as attention_ops
+from harness.kernels.causal_conv import causal_conv, causal_conv_step, conv_state
+from harness.kernels.rope import rotate
+from harness.kernels.ssd import ssd_chunked, ssd_step
+from harness.models.config import AttentionConfig, DecoderConfig, MambaConfig
+from harness.models.state import AttentionState, MambaState, StepIndex
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight, the mean in fp32 at least (Zhang and Sennrich, 2019)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate x) * up x), gate and up in one product (Shazeer, 2020)."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(width, 2 * inner, bias=False)
+        self.down = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with RoPE; ``qkv`` rows are q, k, v in this order."""
+
+    def __init__(self, width: int, config: AttentionConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
+        self.qkv = nn.Linear(width, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=False)
+        self.out = nn.Linear(self.heads * self.head_dim, width, bias=False)
+
+    def _project(self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """q, k, v [..., heads, dim], q and k turned; ``rope`` cos and sin broadcast over the heads."""
+        heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))
+        q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=-2)
+        return rotate(q, *rope), rotate(k, *rope), v
+
+    def forward(self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return self._whole(x, rope)[0]
+
+    def _whole(
+        self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        q, k, v = (t.transpose(1, 2).to(x.dtype) for t in self._project(x, rope))
+        y = attention_ops.causal_attention(q, k, v)
+        return self.out(y.transpose(1, 2).flatten(-2)), k, v
+
+    def prefill(
+        self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], state: AttentionState, prompt: int
+    ) -> torch.Tensor:
+        y, k, v = self._whole(x, rope)
+        state.write_prompt(prompt, k[0], v[0])
+        return y
+
+    def step(
+        self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], state: AttentionState, index: StepIndex
+    ) -> torch.Tensor:
+        q, k, v = self._project(x, rope)
+        state.append(k, v, index)
+        y = attention_ops.paged_attention(q, state.pages(index), index.pieces)
+        return self.out(y.flatten(-2))
+
+
+class Mamba2(nn.Module):
+    """Mamba-2 mixer, ``in_proj`` rows [x | B | C | z | dt].
+
+    Continuous (mamba_ssm): SiLU behind the convolution, dt = softplus(dt + dt_bias),
+    log a = -exp(A_log) dt, input dt x, gate silu(z), with an RMSNorm behind the gate where
+    ``gated_norm``. Discrete (Llamba, arXiv 2502.14458): no activation, log a = -softplus(dt), input
+    x, gate silu(z + z_bias). Both: y = S C + D x. States of prompts and rows are kept by the caller.
+    """
+
+    def __init__(self, width: int, config: MambaConfig, discrete: bool, eps: float) -> None:
+        super().__init__()
+        self.config, self.discrete = config, discrete
+        inner, heads, channels = config.inner, config.heads, config.conv_channels
+        self.in_proj = nn.Linear(width, channels + inner + heads, bias=False)
+        self.conv_weight = nn.Parameter(torch.zeros(channels, config.conv))
+        self.conv_bias = nn.Parameter(torch.zeros(channels))
+        self.D = nn.Parameter(torch.ones(heads))
+        if discrete:
+            self.z_bias = nn.Parameter(torch.zeros(inner))
+        else:
+            self.dt_bias = nn.Parameter(torch.zeros(heads))
+            self.A_log = nn.Parameter(torch.zeros(heads))
+        self.norm = RMSNorm(inner, eps) if config.gated_norm else None
+        self.out = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: torch.Tensor, rope: object = None) -> torch.Tensor:
+        return self._whole(x)[0]
+
+    def prefill(self, x: torch.Tensor, rope: object, state: MambaState, prompt: int) -> torch.Tensor:
+        y, raw, last = self._whole(x)
+        state.write_prompt(prompt, conv_state(raw, self.config.conv)[0], last[0])
+        return y
+
+    def _whole(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Output, the convolution's raw input and the last state."""
+        raw, z, dt = self._split(self.in_proj(x))
+        mixed = causal_conv(raw, self.conv_weight.to(raw.dtype), self.conv_bias.to(raw.dtype))
+        xs, b, c = self._channels(mixed)
+        scaled, log_a = self._discretise(xs, dt)
+        y, last = ssd_chunked(scaled.to(xs.dtype), log_a, b, c, self.config.chunk)
+        return self._finish(y, xs, z), raw, last
+
+    def step(self, x: torch.Tensor, rope: object, state: MambaState, index: StepIndex) -> torch.Tensor:
+        raw, z, dt = self._split(self.in_proj(x))
+        conv, ssm = state.rows(index)
+        mixed = causal_conv_step(raw, conv, self.conv_weight.to(raw.dtype), self.conv_bias.to(raw.dtype))
+        xs, b, c = self._channels(mixed)
+        scaled, log_a = self._discretise(xs, dt)
+        return self._finish(ssd_step(scaled, log_a, b, c, ssm), xs, z)
+
+    def _split(self, projected: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        c = self.config
+        return projected.split((c.conv_channels, c.inner, c.heads), dim=-1)
+
+    def _channels(self, mixed: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """x [..., heads, dim], B and C [..., groups, N] from the convolution's output."""
+        if not self.discrete:
+            mixed = F.silu(mixed)
+        c = self.config
+        x, b, cc = mixed.split((c.inner, c.groups * c.state, c.groups * c.state), dim=-1)
+        return (
+            x.unflatten(-1, (c.heads, c.head_dim)),
+            b.unflatten(-1, (c.groups, c.state)),
+            cc.unflatten(-1, (c.groups, c.state)),
+        )
+
+    def _discretise(self, xs: torch.Tensor, dt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The recurrence's input and log decay (fp32 at least)."""
+        dt = dt if dt.dtype == torch.float64 else dt.float()
+        if self.discrete:
+            return xs, -F.softplus(dt)
+        step = F.softplus(dt + self.dt_bias.to(dt.dtype))
+        return xs * step[..., None], -self.A_log.to(dt.dtype).exp() * step
+
+    def _finish(self, y: torch.Tensor, xs: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        y = (y + self.D.to(xs.dtype)[:, None] * xs).flatten(-2)
+        y = y.to(z.dtype) * F.silu(z + self.z_bias.to(z.dtype) if self.discrete else z)
+        return self.out(y if self.norm is None else self.norm(y))
+
+
+class Block(nn.Module):
+    """x + mixer(norm(x)), then x + mlp(norm(x)) where the model has an MLP."""
+
+    def __init__(self, config: DecoderConfig, kind: str) -> None:
+        super().__init__()
+        self.mixer_norm = RMSNorm(config.width, config.norm_eps)
+        if kind == "attention":
+            assert config.attention is not None
+            self.mixer: Attention | Mamba2 = Attention(config.width, config.attention)
+        else:
+            assert config.mamba is not None
+            self.mixer = Mamba2(config.width, config.mamba, kind == "discrete_mamba2", config.norm_eps)
+        self.mlp_norm = RMSNorm(config.width, config.norm_eps) if config.mlp else None
+        self.mlp = SwiGLU(config.width, config.mlp) if config.mlp else None
+
+    def forward(self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return self.feed(x + self.mixer(self.mixer_norm(x), rope))
+
+    def feed(self, x: torch.Tensor) -> torch.Tensor:
+        if self.mlp is None or self.mlp_norm is None:
+            return x
+        return x + self.mlp(self.mlp_norm(x))

@@ -1,0 +1,201 @@
+"""What decoding remembers: pages of keys and values, convolution and SSM states, for slots and for prompts.
+
+A prompt is prefilled once into its own place and never written again; ``fork`` hands it to slots:
+attention layers share its pages, Mamba layers copy its snapshot. Generated tokens start on a page
+of their own, so nothing is copied on write. Rows that must not count write to a scratch page.
+All memory is allocated when the state is made; ``StatePlan`` says how much before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from harness.kernels.attention import Pages
+from harness.models.config import DecoderConfig
+
+PAGE_TOKENS = 64
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StatePlan:
+    """Sizes of a state: ``slots`` rows of at most ``new_tokens`` tokens behind prompts of ``prompt_tokens`` tokens."""
+
+    slots: int
+    new_tokens: int
+    prompt_tokens: tuple[int, ...]
+
+    @property
+    def slot_pages(self) -> int:
+        return -(-self.new_tokens // PAGE_TOKENS)
+
+    def prompt_pages(self) -> list[int]:
+        return [-(-n // PAGE_TOKENS) for n in self.prompt_tokens]
+
+
+def slot_bytes(config: DecoderConfig, new_tokens: int, dtype: torch.dtype, state_dtype: torch.dtype) -> int:
+    """Bytes that one more slot needs, its logits row included."""
+    pages = -(-new_tokens // PAGE_TOKENS)
+    kinds = [kind == "attention" for kind in config.layers]
+    total = config.vocab_size * _bytes(dtype)
+    total += sum(kinds) * pages * PAGE_TOKENS * _token_kv_bytes(config, dtype)
+    return total + (len(kinds) - sum(kinds)) * _mamba_bytes(config, dtype, state_dtype)
+
+
+def prompt_bytes(config: DecoderConfig, tokens: int, dtype: torch.dtype, state_dtype: torch.dtype) -> int:
+    """Bytes that one more distinct prompt of ``tokens`` tokens needs: the same places, filled by the prompt."""
+    return slot_bytes(config, tokens, dtype, state_dtype)
+
+
+def _bytes(dtype: torch.dtype) -> int:
+    return torch.empty((), dtype=dtype).element_size()
+
+
+def _token_kv_bytes(config: DecoderConfig, dtype: torch.dtype) -> int:
+    if config.attention is None:
+        return 0
+    return 2 * config.attention.kv_heads * config.attention.head_dim * _bytes(dtype)
+
+
+def _mamba_bytes(config: DecoderConfig, dtype: torch.dtype, state_dtype: torch.dtype) -> int:
+    if config.mamba is None:
+        return 0
+    m = config.mamba
+    return m.inner * m.state * _bytes(state_dtype) + (m.conv - 1) * m.conv_channels * _bytes(dtype)
+
+
+class MambaState:
+    """Convolution inputs [.., K - 1, channels] and SSM states [.., heads, dim, N] of one layer."""
+
+    def __init__(
+        self, config: DecoderConfig, plan: StatePlan, dtype: torch.dtype, state_dtype: torch.dtype, device: torch.device
+    ) -> None:
+        assert config.mamba is not None
+        m = config.mamba
+        conv, ssm = (m.conv - 1, m.conv_channels), (m.heads, m.head_dim, m.state)
+        self.conv = torch.zeros(plan.slots, *conv, dtype=dtype, device=device)
+        self.ssm = torch.zeros(plan.slots, *ssm, dtype=state_dtype, device=device)
+        self.prompt_conv = torch.zeros(len(plan.prompt_tokens), *conv, dtype=dtype, device=device)
+        self.prompt_ssm = torch.zeros(len(plan.prompt_tokens), *ssm, dtype=state_dtype, device=device)
+
+    def write_prompt(self, prompt: int, conv: torch.Tensor, ssm: torch.Tensor) -> None:
+        self.prompt_conv[prompt] = conv
+        self.prompt_ssm[prompt] = ssm
+
+    def rows(self, index: StepIndex) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.conv[: index.rows], self.ssm[: index.rows]
+
+    def fork(self, prompts: torch.Tensor, slots: torch.Tensor) -> None:
+        self.conv[slots] = self.prompt_conv[prompts]
+        self.ssm[slots] = self.prompt_ssm[prompts]
+
+    def move(self, source: int, target: int) -> None:
+        self.conv[target] = self.conv[source]
+        self.ssm[target] = self.ssm[source]
+
+
+class AttentionState:
+    """Pages of keys and values [pages, kv_heads, PAGE_TOKENS, dim] of one layer: generated tokens and prompts apart."""
+
+    def __init__(self, config: DecoderConfig, plan: StatePlan, dtype: torch.dtype, device: torch.device) -> None:
+        assert config.attention is not None
+        shape = (config.attention.kv_heads, PAGE_TOKENS, config.attention.head_dim)
+        pages = plan.slots * plan.slot_pages + 1
+        self.k, self.v = (torch.zeros(pages, *shape, dtype=dtype, device=device) for _ in range(2))
+        counts = plan.prompt_pages()
+        self.first_page = np.concatenate(([0], np.cumsum(counts)))
+        self.prompt_k, self.prompt_v = (
+            torch.zeros(int(self.first_page[-1]), *shape, dtype=dtype, device=device) for _ in range(2)
+        )
+
+    def write_prompt(self, prompt: int, k: torch.Tensor, v: torch.Tensor) -> None:
+        """k, v [kv_heads, time, dim] fill the prompt's pages."""
+        first, last = self.first_page[prompt : prompt + 2]
+        for pool, new in ((self.prompt_k, k), (self.prompt_v, v)):
+            padded = new.new_zeros(new.shape[0], (last - first) * PAGE_TOKENS, new.shape[2])
+            padded[:, : new.shape[1]] = new
+            pool[first:last] = padded.unflatten(1, (-1, PAGE_TOKENS)).transpose(0, 1).to(pool.dtype)
+
+    def append(self, k: torch.Tensor, v: torch.Tensor, index: StepIndex) -> None:
+        """k, v [rows, kv_heads, dim] go to each row's page and offset."""
+        self.k[index.page, :, index.offset] = k.to(self.k.dtype)
+        self.v[index.page, :, index.offset] = v.to(self.v.dtype)
+
+    def pages(self, index: StepIndex) -> list[Pages]:
+        own = Pages(self.k[: index.own_pages], self.v[: index.own_pages], index.own_rows, index.own_valid)
+        return [own] + [
+            Pages(self.prompt_k[first:last], self.prompt_v[first:last], rows, valid)
+            for first, last, rows, valid in index.prompt_ranges
+        ]
+
+
+@dataclasses.dataclass(slots=True)
+class StepIndex:
+    """Where each row of one step reads and writes; the tensors' fields are what ``kernels.attention`` takes."""
+
+    rows: int
+    position: torch.Tensor
+    page: torch.Tensor
+    offset: torch.Tensor
+    own_pages: int
+    own_rows: torch.Tensor
+    own_valid: torch.Tensor
+    prompt_ranges: list[tuple[int, int, torch.Tensor, torch.Tensor]]
+    pieces: torch.Tensor
+
+
+class PageTable:
+    """Which page belongs to which slot, kept on the host; the lowest free page goes out first, so that
+    the pages in use stay a short prefix of the pool and can be read in place."""
+
+    def __init__(self, plan: StatePlan) -> None:
+        self.plan = plan
+        self.free = list(range(plan.slots * plan.slot_pages))
+        self.scratch = plan.slots * plan.slot_pages
+        self.table = np.full((plan.slots, plan.slot_pages), self.scratch, dtype=np.int64)
+        self.count = np.zeros(plan.slots, dtype=np.int64)
+
+    def reserve(self, slot: int, tokens: int) -> None:
+        """Pages for the first ``tokens`` generated tokens of a slot (never more than the plan has)."""
+        need = min(-(-tokens // PAGE_TOKENS), self.plan.slot_pages)
+        while self.count[slot] < need:
+            self.table[slot, self.count[slot]] = heapq.heappop(self.free)
+            self.count[slot] += 1
+
+    def release(self, slot: int) -> None:
+        for page in self.table[slot, : self.count[slot]]:
+            heapq.heappush(self.free, int(page))
+        self.table[slot] = self.scratch
+        self.count[slot] = 0
+
+    def move(self, source: int, target: int) -> None:
+        self.release(target)
+        self.table[target], self.count[target] = self.table[source], self.count[source]
+        self.table[source], self.count[source] = self.scratch, 0
+
+    def in_use(self) -> tuple[int, np.ndarray, np.ndarray]:
+        """Length of the prefix in use, and for each of its pages the owner slot (-1: none) and first token."""
+        slots = np.repeat(np.arange(len(self.count)), self.count)
+        places = np.concatenate([np.arange(c) for c in self.count]) if len(slots) else slots
+        pages = self.table[slots, places]
+        used = int(pages.max()) + 1 if len(pages) else 0
+        owner, first = np.full(used, -1, dtype=np.int64), np.zeros(used, dtype=np.int64)
+        owner[pages], first[pages] = slots, places * PAGE_TOKENS
+        return used, owner, first
+
+
+def contiguous_ranges(pages: Sequence[int], most: int) -> list[tuple[int, int]]:
+    """At most ``most`` half-open ranges that hold all ``pages`` (sorted), closing the smallest gaps."""
+    if not len(pages):
+        return []
+    ordered = np.unique(np.asarray(pages))
+    gaps = np.diff(ordered)
+    cuts = np.sort(np.argsort(gaps, kind="stable")[::-1][: most - 1]) if most > 1 else np.array([], dtype=int)
+    cuts = [int(c) for c in cuts if gaps[c] > 1]
+    starts = [0] + [c + 1 for c in cuts]
+    ends = [c + 1 for c in cuts] + [len(ordered)]
+    return [(int(ordered[s]), int(ordered[e - 1]) + 1) for s, e in zip(starts, ends, strict=True)]

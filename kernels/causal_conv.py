@@ -1,0 +1,34 @@
+"""Depthwise causal convolution of a Mamba layer, over a sequence and one step at a time.
+
+y_t = b + sum_j w_j x_{t - K + 1 + j}, with x = 0 before the start; the state is the last K - 1 inputs.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def causal_conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """x [batch, time, channels], weight [channels, K], bias [channels] -> [batch, time, channels]."""
+    width = weight.shape[1]
+    padded = F.pad(x.transpose(1, 2), (width - 1, 0))
+    return F.conv1d(padded, weight[:, None], bias, groups=x.shape[-1]).transpose(1, 2)
+
+
+def conv_state(x: torch.Tensor, width: int) -> torch.Tensor:
+    """The last width - 1 inputs of x [batch, time, channels], zeros before the start: [batch, width - 1, channels]."""
+    return F.pad(x, (0, 0, width - 1, 0))[:, x.shape[1] :]
+
+
+def causal_conv_step(
+    x: torch.Tensor, state: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """One step: x [rows, channels]; ``state`` [rows, K - 1, channels] is shifted in place."""
+    y = x * weight[:, -1]
+    for j in range(weight.shape[1] - 1):
+        y = torch.addcmul(y, state[:, j], weight[:, j])
+    if state.shape[1] > 1:
+        state[:, :-1] = state[:, 1:].clone()
+    state[:, -1] = x
+    return y if bias is None else y + bias
