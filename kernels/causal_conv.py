@@ -11,9 +11,11 @@ import torch.nn.functional as F
 
 def causal_conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """x [batch, time, channels], weight [channels, K], bias [channels] -> [batch, time, channels]."""
-    width = weight.shape[1]
-    padded = F.pad(x.transpose(1, 2), (width - 1, 0))
-    return F.conv1d(padded, weight[:, None], bias, groups=x.shape[-1]).transpose(1, 2)
+    # A sum of shifted products: as fast as cuDNN's depthwise path forward, much faster backward.
+    time = x.shape[1]
+    padded = F.pad(x, (0, 0, weight.shape[1] - 1, 0))
+    y = sum(padded[:, j : j + time] * weight[:, j] for j in range(weight.shape[1]))
+    return y if bias is None else y + bias
 
 
 def conv_state(x: torch.Tensor, width: int) -> torch.Tensor:

@@ -44,7 +44,8 @@ class AttentionConfig:
 class MambaConfig:
     """Mamba-2 mixer: ``heads`` x ``head_dim`` inner channels, state ``state`` a channel, ``groups`` rows of B and C.
 
-    ``gated_norm`` is mamba_ssm's RMSNorm behind the gate (the discrete form has none).
+    ``gated_norm`` is mamba_ssm's RMSNorm behind the gate (the discrete form has none). ``dt_bias`` gives
+    the discrete form a bias for its decay, which Llamba lacks; the continuous form always has one.
     """
 
     heads: int
@@ -54,6 +55,7 @@ class MambaConfig:
     conv: int = 4
     gated_norm: bool = False
     chunk: int = 64
+    dt_bias: bool = False
 
     def __post_init__(self) -> None:
         if self.groups < 1 or self.heads % self.groups:

@@ -37,7 +37,7 @@ class Decoder(nn.Module):
         ``collect`` receives the input of the first block and the output of each block, in order.
         """
         x = self.embedding(tokens)
-        cos, sin = (t[: tokens.shape[1], None] for t in self._rope_tables(x))
+        cos, sin = (t[: tokens.shape[1], None] for t in self.rope_tables(x))
         if collect is not None:
             collect.append(x)
         for block in self.blocks:
@@ -55,7 +55,7 @@ class Decoder(nn.Module):
         """Run one prompt, unpadded, into place ``prompt`` of the state; logits [vocab] of what follows."""
         ids = torch.tensor([list(tokens)], device=self.device)
         x = self.embedding(ids)
-        cos, sin = (t[: ids.shape[1], None] for t in self._rope_tables(x))
+        cos, sin = (t[: ids.shape[1], None] for t in self.rope_tables(x))
         for block, layer in zip(self.blocks, state.layers, strict=True):
             x = block.feed(x + block.mixer.prefill(block.mixer_norm(x), (cos, sin), layer, prompt))
         return self.logits(x[0, -1])
@@ -65,7 +65,7 @@ class Decoder(nn.Module):
         """Logits [rows, vocab] behind int64 tokens [rows]; the state of rows [0, rows) moves on by one."""
         x = self.embedding(tokens)
         position = index.position.clamp_max(self.config.context - 1)
-        cos, sin = (t[position, None] for t in self._rope_tables(x))
+        cos, sin = (t[position, None] for t in self.rope_tables(x))
         for block, layer in zip(self.blocks, state.layers, strict=True):
             x = block.feed(x + block.mixer.step(block.mixer_norm(x), (cos, sin), layer, index))
         return self.logits(x)
@@ -81,7 +81,7 @@ class Decoder(nn.Module):
     def device(self) -> torch.device:
         return self.embedding.weight.device
 
-    def _rope_tables(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def rope_tables(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         attention = self.config.attention
         if attention is None:
             empty = like.new_zeros(self.config.context, 0)

@@ -90,8 +90,9 @@ class Mamba2(nn.Module):
 
     Continuous (mamba_ssm): SiLU behind the convolution, dt = softplus(dt + dt_bias),
     log a = -exp(A_log) dt, input dt x, gate silu(z), with an RMSNorm behind the gate where
-    ``gated_norm``. Discrete (Llamba, arXiv 2502.14458): no activation, log a = -softplus(dt), input
-    x, gate silu(z + z_bias). Both: y = S C + D x. States of prompts and rows are kept by the caller.
+    ``gated_norm``. Discrete (Llamba, arXiv 2502.14458): no activation, log a = -softplus(dt) or, where
+    the config gives it a bias, -softplus(dt + dt_bias); input x, gate silu(z + z_bias).
+    Both: y = S C + D x. States of prompts and rows are kept by the caller.
     """
 
     def __init__(self, width: int, config: MambaConfig, discrete: bool, eps: float) -> None:
@@ -102,10 +103,10 @@ class Mamba2(nn.Module):
         self.conv_weight = nn.Parameter(torch.zeros(channels, config.conv))
         self.conv_bias = nn.Parameter(torch.zeros(channels))
         self.D = nn.Parameter(torch.ones(heads))
+        self.dt_bias = nn.Parameter(torch.zeros(heads)) if config.dt_bias or not discrete else None
         if discrete:
             self.z_bias = nn.Parameter(torch.zeros(inner))
         else:
-            self.dt_bias = nn.Parameter(torch.zeros(heads))
             self.A_log = nn.Parameter(torch.zeros(heads))
         self.norm = RMSNorm(inner, eps) if config.gated_norm else None
         self.out = nn.Linear(inner, width, bias=False)
@@ -154,9 +155,9 @@ class Mamba2(nn.Module):
     def _discretise(self, xs: torch.Tensor, dt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The recurrence's input and log decay (fp32 at least)."""
         dt = dt if dt.dtype == torch.float64 else dt.float()
+        step = F.softplus(dt if self.dt_bias is None else dt + self.dt_bias.to(dt.dtype))
         if self.discrete:
-            return xs, -F.softplus(dt)
-        step = F.softplus(dt + self.dt_bias.to(dt.dtype))
+            return xs, -step
         return xs * step[..., None], -self.A_log.to(dt.dtype).exp() * step
 
     def _finish(self, y: torch.Tensor, xs: torch.Tensor, z: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,63 @@
+"""Training rows from the built-in generator: prompt and solution as tokens, made by worker processes.
+
+Row i is a pure function of the generator's item i, so a step's rows depend on the recipe alone.
+Imports no torch: a worker starts fast.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import multiprocessing
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+import harness.tasks.builtin
+from harness.distill.recipe import Recipe
+from harness.tasks.builtin.splits import training_item
+
+TOKENIZER = Path(harness.tasks.builtin.__file__).parent / "tokenizer.json"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """``tokens`` of bos, prompt, solution, eos; targets begin at ``prompt`` (the solution's first token)."""
+
+    tokens: list[int]
+    prompt: int
+
+
+@functools.cache
+def _tokenizer() -> Tokenizer:
+    return Tokenizer.from_file(str(TOKENIZER))
+
+
+def row(index: int) -> Row:
+    tokenizer = _tokenizer()
+    item = training_item(index)
+    prompt = [tokenizer.token_to_id("<|bos|>"), *tokenizer.encode(item.prompt + "\n").ids]
+    return Row([*prompt, *tokenizer.encode(item.solution).ids, tokenizer.token_to_id("<|eos|>")], len(prompt))
+
+
+def _rows(first: int, count: int) -> list[Row]:
+    return [row(i) for i in range(first, first + count)]
+
+
+def steps(recipe: Recipe, start: int, workers: int) -> Iterator[list[Row]]:
+    """The rows of each step from ``start`` on; ``workers`` 0 makes them in this process."""
+    wanted = ((recipe.first_item(s), recipe.rows_at(s)) for s in range(start, recipe.steps))
+    if workers == 0:
+        yield from (_rows(*w) for w in wanted)
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        ahead: deque[Future[list[Row]]] = deque()
+        for first, count in wanted:
+            ahead.append(pool.submit(_rows, first, count))
+            if len(ahead) >= 3 * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
