@@ -152,6 +152,33 @@ class Verdict:
         return (self.model, self.task, self.batch, self.problem_id, self.sample)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Look:
+    """One look of the host at a running round: the log's unit of commitment.
+
+    ``look`` counts from 0; ``clock_s`` is when the host looked; ``submitted`` are the (problem id,
+    sample, t_submit) admitted before this look's window; ``ended`` closes the round. Rows in flight
+    at a look are those submitted and not finished; each holds ``look_every`` tokens a look since.
+    """
+
+    model: str
+    batch: int
+    round: int
+    look: int
+    clock_s: float
+    submitted: tuple[tuple[str, int, float], ...]
+    ended: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Progress:
+    """What a log holds of one round: its looks, who finished, and the clock of its last row."""
+
+    looks: tuple[Look, ...]
+    finished: frozenset[tuple[str, int]]
+    clock_s: float
+
+
 def nearest(word: str, known: typing.Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the nearest known word, or the list of known words."""
     names = sorted(known)

@@ -94,7 +94,8 @@ def _mix(h):
     return h ^ (h >> 16)
 
 
-@triton.jit
+# A seed word of 1 would otherwise be compiled in as a constant, which is no tensor and has no bits to cast.
+@triton.jit(do_not_specialize=["seed_lo", "seed_hi"])
 def _words_kernel(out, position, sample, problem_lo, problem_hi, seed_lo, seed_hi, vocab_size, block: tl.constexpr):
     row = tl.program_id(0)
     c0 = tl.load(position + row).to(tl.uint32)

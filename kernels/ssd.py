@@ -53,8 +53,9 @@ def ssd_chunked(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Same arguments and results as ``ssd_sequential``, as products over chunks of ``chunk`` steps.
 
-    Decays are summed in fp32 (float64 for float64 inputs); the products run in x's dtype, or
-    autocast's. Padding steps have log_a = 0 and x = 0: they leave the state alone.
+    Decays are summed in fp32 inside a chunk (float64 for float64 inputs) and in float64 from chunk to
+    chunk; the products run in x's dtype, or autocast's. Padding steps have log_a = 0 and x = 0: they
+    leave the state alone.
     """
     batch, time, heads, dim = x.shape
     kind = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -80,9 +81,10 @@ def ssd_chunked(
     added = (xs * tail[..., None].to(xs.dtype)).transpose(-1, -2) @ bs
     first = x.new_zeros(batch, heads, dim, b.shape[-1]) if state is None else state
     terms = torch.cat((first[:, :, None].to(kind), added.to(kind)), dim=2)
-    reach = F.pad(total, (1, 0)).cumsum(-1)
+    # Over a long text the sum grows far beyond the differences that count: fp32 would lose their digits.
+    reach = F.pad(total.double(), (1, 0)).cumsum(-1)
     lower = torch.ones(chunks + 1, chunks + 1, dtype=torch.bool, device=x.device).tril()
-    carry = (reach[..., :, None] - reach[..., None, :]).masked_fill(~lower, float("-inf")).exp()
+    carry = (reach[..., :, None] - reach[..., None, :]).masked_fill(~lower, float("-inf")).exp().to(kind)
     with torch.autocast(x.device.type, enabled=False):
         starts = (carry @ terms.flatten(-2)).unflatten(-1, terms.shape[-2:])
     y = y + (cs * cum.exp()[..., None].to(cs.dtype)) @ starts[:, :, :-1].to(cs.dtype).transpose(-1, -2)

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 import harness.tasks.builtin
 from harness.distill.recipe import Recipe
-from harness.tasks.builtin.splits import training_item
+from harness.tasks.builtin.splits import train_item
 
 TOKENIZER = Path(harness.tasks.builtin.__file__).parent / "tokenizer.json"
 
@@ -38,7 +38,7 @@ def _tokenizer() -> Tokenizer:
 
 def row(index: int) -> Row:
     tokenizer = _tokenizer()
-    item = training_item(index)
+    item = train_item(index)
     prompt = [tokenizer.token_to_id("<|bos|>"), *tokenizer.encode(item.prompt + "\n").ids]
     return Row([*prompt, *tokenizer.encode(item.solution).ids, tokenizer.token_to_id("<|eos|>")], len(prompt))
 

@@ -88,14 +88,16 @@ class Decoder(nn.Module):
             return empty, empty
         if self._rope is None or self._rope[0].dtype != like.dtype or self._rope[0].device != like.device:
             scaling = attention.rope_scaling
-            freq = frequencies(
-                attention.head_dim,
-                attention.rope_theta,
-                scaling.factor,
-                scaling.low_freq_factor,
-                scaling.high_freq_factor,
-                scaling.original_context,
-            )
-            cos, sin = tables(freq, self.config.context, like.dtype)
-            self._rope = (cos.to(like.device), sin.to(like.device))
+            # The tables outlive a prefill or step that makes them: training must be able to use them later.
+            with torch.inference_mode(False):
+                freq = frequencies(
+                    attention.head_dim,
+                    attention.rope_theta,
+                    scaling.factor,
+                    scaling.low_freq_factor,
+                    scaling.high_freq_factor,
+                    scaling.original_context,
+                )
+                cos, sin = tables(freq, self.config.context, like.dtype)
+                self._rope = (cos.to(like.device), sin.to(like.device))
         return self._rope

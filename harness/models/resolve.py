@@ -51,14 +51,32 @@ def load_model(name: str, dtype: torch.dtype, device: torch.device, seed: int = 
 
         decoder, codec, digest = gguf.load(gguf.find_smollm2(), dtype, device)
         return LoadedModel(name, decoder, codec, digest)
-    folder = Path(name) if Path(name).is_dir() else EMBEDDED / name
-    if not (folder / native.CONFIG).is_file():
-        if Path(name).is_dir():
-            raise InputError(f"--model {name}: holds no {native.CONFIG}; a model folder has {native.CONFIG}, {native.WEIGHTS} and {native.TOKENIZER}")
-        raise InputError(f"--model {name!r}: no such model; {nearest(name, known_models())}")
+    folder = _folder(name)
     decoder = native.load(folder, dtype, device)
     codec = load_codec(folder / native.TOKENIZER, decoder.config)
     return LoadedModel(_label(folder, name), decoder, codec, native.sha256(folder / native.WEIGHTS))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What a manifest says of a model, known without its weights in memory."""
+
+    name: str
+    sha256: str
+    random: bool
+
+
+def fingerprint(name: str, seed: int = 0) -> Fingerprint:
+    """Name and checkpoint sha256 of what ``load_model`` would load; the same errors for a wrong name."""
+    if name.startswith("random:"):
+        _shape(name)
+        return Fingerprint(name, _random_sha256(name, seed), True)
+    if name == SMOLLM2:
+        from harness.models.checkpoints import gguf
+
+        return Fingerprint(name, native.sha256(gguf.find_smollm2()), False)
+    folder = _folder(name)
+    return Fingerprint(_label(folder, name), native.sha256(native.weights_path(folder)), False)
 
 
 def known_models() -> list[str]:
@@ -77,15 +95,33 @@ def load_codec(path: Path, config: DecoderConfig) -> Codec:
     return Codec(tokenizer, config.vocab_size, config.eos, config.bos, where=str(path))
 
 
+def _folder(name: str) -> Path:
+    folder = Path(name) if Path(name).is_dir() else EMBEDDED / name
+    if (folder / native.CONFIG).is_file():
+        return folder
+    if Path(name).is_dir():
+        parts = f"{native.CONFIG}, {native.WEIGHTS} and {native.TOKENIZER}"
+        raise InputError(f"--model {name}: holds no {native.CONFIG}; a model folder has {parts}")
+    raise InputError(f"--model {name!r}: no such model; {nearest(name, known_models())}")
+
+
+def _shape(name: str) -> DecoderConfig:
+    shape = name.removeprefix("random:")
+    if shape not in SHAPES:
+        raise InputError(f"--model {name!r}: no such shape; {nearest(shape, SHAPES)}")
+    return SHAPES[shape]
+
+
+def _random_sha256(name: str, seed: int) -> str:
+    return hashlib.sha256(f"{name}:{seed}".encode()).hexdigest()
+
+
 def _label(folder: Path, name: str) -> str:
     return name if folder.parent == EMBEDDED else folder.resolve().name
 
 
 def _random(name: str, dtype: torch.dtype, device: torch.device, seed: int) -> LoadedModel:
-    shape = name.removeprefix("random:")
-    if shape not in SHAPES:
-        raise InputError(f"--model {name!r}: no such shape; {nearest(shape, SHAPES)}")
-    config = SHAPES[shape]
+    config = _shape(name)
     with torch.device("meta"):
         decoder = Decoder(config)
     decoder = decoder.to(dtype).to_empty(device=device)
@@ -97,4 +133,4 @@ def _random(name: str, dtype: torch.dtype, device: torch.device, seed: int) -> L
             parameter.data.normal_(0, 0.02, generator=generator)
     decoder.requires_grad_(False).eval()
     codec = load_codec(TOKENIZER, config)
-    return LoadedModel(name, decoder, codec, hashlib.sha256(f"{name}:{seed}".encode()).hexdigest(), random=True)
+    return LoadedModel(name, decoder, codec, _random_sha256(name, seed), random=True)

@@ -46,7 +46,8 @@ class Codec:
     ) -> None:
         if not isinstance(tokenizer.decoder, decoders.ByteLevel) and "ByteLevel" not in repr(tokenizer.decoder):
             raise InputError(f"{where}: decoder {tokenizer.decoder!r}; only byte-level BPE tokenizers can be used")
-        size = tokenizer.get_vocab_size(with_added_tokens=True)
+        # Ids may have gaps: what counts is the largest.
+        size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         if size > vocab_size:
             raise InputError(f"{where}: {size} tokens, the model's vocabulary has {vocab_size}; take the model's own")
         outside = [t for t in (*eos, *(() if bos is None else (bos,))) if not 0 <= t < vocab_size]
@@ -55,7 +56,7 @@ class Codec:
         self.tokenizer, self.vocab_size = tokenizer, vocab_size
         self.eos, self.bos = tuple(eos), bos
         self.template = None if chat_template is None else _compile(chat_template, where)
-        self.token_bytes = _token_bytes(tokenizer, vocab_size)
+        self.token_bytes = _token_bytes(tokenizer, vocab_size, where)
 
     def encode_prompt(self, text: str) -> list[int]:
         """Tokens of one prompt: through the chat template as one user turn, or bos and the bare text."""
@@ -87,13 +88,15 @@ def _compile(template: str, where: str) -> jinja2.Template:
         raise InputError(f"{where}: chat template: {error}; mend the model's template") from error
 
 
-def _token_bytes(tokenizer: Tokenizer, vocab_size: int) -> list[bytes]:
+def _token_bytes(tokenizer: Tokenizer, vocab_size: int, where: str) -> list[bytes]:
     added = tokenizer.get_added_tokens_decoder()
     byte = byte_of_character()
     table = [b""] * vocab_size
     for text, index in tokenizer.get_vocab(with_added_tokens=True).items():
         if index in added:
             table[index] = b"" if added[index].special else text.encode()
-        else:
+        elif set(text) <= byte.keys():
             table[index] = bytes(byte[c] for c in text)
+        else:
+            raise InputError(f"{where}: token {index} {text!r} is no byte-level token; list it under added_tokens")
     return table

@@ -23,14 +23,19 @@ WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json
 def load(folder: Path, dtype: torch.dtype, device: torch.device) -> Decoder:
     """The decoder in ``folder``, in evaluation mode."""
     config = DecoderConfig.load(folder / CONFIG)
-    path = folder / WEIGHTS
-    if not path.is_file():
-        raise InputError(f"{path}: missing; a model folder holds {CONFIG}, {WEIGHTS} and {TOKENIZER}")
+    path = weights_path(folder)
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a whole safetensors file ({error}); copy it again") from error
     return assemble(config, tensors, str(path), dtype, device)
+
+
+def weights_path(folder: Path) -> Path:
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise InputError(f"{path}: missing; a model folder holds {CONFIG}, {WEIGHTS} and {TOKENIZER}")
+    return path
 
 
 def assemble(

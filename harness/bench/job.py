@@ -1,0 +1,241 @@
+"""The main job in four steps joined by the run folder's files: sample, grade, score and report."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import os
+import time
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from harness.bench.calibrate import calibrate
+from harness.bench.session import Session, rounds
+from harness.bench.settings import DTYPES, Settings
+from harness.engine.clock import Clock
+from harness.engine.sampler import LOOK_EVERY, RoundLabel
+from harness.grading.grader import GRADER_VERSION, Grader
+from harness.models.resolve import Fingerprint, fingerprint
+from harness.records import Budget, InputError, Problem, Task, Trajectory, build
+from harness.report.data import RunData
+from harness.report.numbers import Numbers
+from harness.report.terminal import print_report
+from harness.report.write import write_report
+from harness.runs.folder import RunFolder
+from harness.runs.log import Heartbeat, LogContent, TrajectoryLog, read_log, truncate_to_committed
+from harness.runs.manifest import check_same, environment
+from harness.tasks.loader import load_task
+
+
+def sample(settings: Settings, folder: RunFolder, resume: bool, console: Console) -> None:
+    """Sample every model into the folder, or go on where its log ends."""
+    prints = [fingerprint(name, settings.budget.seed) for name in settings.models]
+    if len({p.name for p in prints}) < len(prints):
+        raise InputError(f"--model: two are called {prints[0].name!r}; rename a folder")
+    manifest, log = _open(settings, folder, resume, prints)
+    writer = TrajectoryLog(folder.log_path, time.monotonic)
+    try:
+        for name, print_ in zip(settings.models, prints, strict=True):
+            _sample_model(settings, name, print_, manifest, folder, log, writer, console)
+    finally:
+        writer.close()
+
+
+def _open(
+    settings: Settings, folder: RunFolder, resume: bool, prints: list[Fingerprint]
+) -> tuple[dict[str, Any], LogContent]:
+    fresh = _manifest(settings, prints)
+    if folder.manifest_path.is_file():
+        if not resume:
+            raise InputError(f"--run {folder.path}: exists; add --resume to go on with it, or name another --run")
+        manifest = folder.read_manifest()
+        check_same(manifest, fresh, str(folder.path))
+        log = truncate_to_committed(folder.log_path) if folder.log_path.is_file() else read_log(folder.log_path)
+        manifest["resumes"] = [*manifest["resumes"], fresh["created"]]
+        folder.write_manifest(manifest)
+        return manifest, log
+    if folder.path.is_dir() and any(folder.path.iterdir()):
+        raise InputError(f"--run {folder.path}: a folder with other files in it; name another --run")
+    folder.write_manifest(fresh)
+    return fresh, read_log(folder.log_path)
+
+
+def _manifest(settings: Settings, prints: list[Fingerprint]) -> dict[str, Any]:
+    budget = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(settings.budget).items()}
+    state_dtype = "float64" if settings.dtype == torch.float64 else "float32"
+    return {
+        **environment(settings.device),
+        "task": {
+            "name": settings.task.name,
+            "sha256": settings.task.sha256,
+            "prompt_template": settings.task.prompt_template,
+            "problems": len(settings.problems),
+        },
+        "budget": budget,
+        "models": {p.name: {"sha256": p.sha256, "random": p.random} for p in prints},
+        "engine": "eager",
+        "dtype": next(name for name, dtype in DTYPES.items() if dtype == settings.dtype),
+        "state_dtype": state_dtype,
+        "look_every": LOOK_EVERY,
+        "clock_source": "fake" if settings.fake_clock else "real",
+        "batch": {},
+        "calibration": {},
+        "off_clock": {},
+        "resumes": [],
+    }
+
+
+def _sample_model(
+    settings: Settings,
+    name: str,
+    print_: Fingerprint,
+    manifest: dict[str, Any],
+    folder: RunFolder,
+    log: LogContent,
+    writer: TrajectoryLog,
+    console: Console,
+) -> None:
+    label = print_.name
+    if label not in manifest["batch"] and settings.budget.batch == "calibrated":
+        manifest["calibration"][label] = calibrate(settings, name, lambda line: console.print(line, highlight=False))
+        manifest["batch"][label] = manifest["calibration"][label]["batch"]
+    session = Session(settings, name, settings.problems)
+    all_rounds = rounds(settings.budget, session.prompts)
+    wanted = manifest["batch"].get(label, settings.budget.batch)
+    batch = session.batch(wanted, max(map(len, all_rounds)))
+    manifest["batch"][label] = batch
+    manifest["models"][label]["teacher"] = set(session.model.config.layers) == {"attention"}
+    folder.write_manifest(manifest)
+    done = {r: p for (model, b, r), p in log.rounds.items() if model == label and b == batch}
+    if len(done) == len(all_rounds) and all(p.looks[-1].ended for p in done.values()):
+        return
+    total = sum(map(len, all_rounds))
+    with _bar(console) as bar:
+        task = bar.add_task(label, total=total, clock=0.0)
+        before = 0
+
+        def on_look(finished: int, jobs: int, clock_s: float) -> None:
+            bar.update(task, completed=before + finished, clock=clock_s)
+
+        def around(round_: RoundLabel, clock: Clock) -> Any:
+            nonlocal before
+            before = sum(map(len, all_rounds[: round_.round]))
+            if not clock.real:  # a fake clock stands still between looks
+                return contextlib.nullcontext()
+            key = (round_.model, round_.batch, round_.round)
+            return Heartbeat(writer, key, lambda: clock.now() if clock.running else None)
+
+        off_clock = session.sample(batch, settings.budget, writer, done, on_look, around)
+    writer.sync()
+    manifest["off_clock"][label] = {k: round(v, 3) for k, v in off_clock.items()}
+    folder.write_manifest(manifest)
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("chains, clock {task.fields[clock]:.1f} s,"),
+        TimeElapsedColumn(),
+        console=console,
+    )
+
+
+def grade(folder: RunFolder, console: Console) -> None:
+    """Grade a sampled run (again) into verdicts.jsonl."""
+    manifest = folder.read_manifest()
+    task = task_of(manifest)
+    log = read_log(folder.log_path)
+    workers = max(1, min(4, (os.cpu_count() or 1) - 1))
+    verdicts = []
+    with Grader({p.id: p for p in task.problems}, workers=workers) as grader, _plain_bar(console) as bar:
+        progress = bar.add_task("grading", total=len(log.trajectories))
+        for verdict in grader.grade(log.trajectories):
+            verdicts.append(verdict)
+            bar.advance(progress)
+    folder.write_verdicts(verdicts)
+    manifest["grader"] = {"version": GRADER_VERSION}
+    folder.write_manifest(manifest)
+
+
+def _plain_bar(console: Console) -> Progress:
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console)
+
+
+def report(folder: RunFolder, console: Console) -> Numbers:
+    """Score a graded run; write its files and plots and print the table."""
+    numbers = write_report(run_data(folder), folder.path)
+    print_report(numbers, console)
+    console.print(f"files: {folder.path}/curves.csv, report.json, plots/", highlight=False)
+    return numbers
+
+
+def run_data(folder: RunFolder) -> RunData:
+    """A run folder as the report takes it."""
+    manifest = folder.read_manifest()
+    task, budget = task_of(manifest), build(Budget, manifest["budget"], str(folder.manifest_path))
+    settings_problems = evaluated(task, budget)
+    log = read_log(folder.log_path)
+    random = any(m["random"] for m in manifest["models"].values())
+    verdicts = [] if random else folder.read_verdicts()
+    by_model = {
+        name: (
+            [t for t in log.trajectories if t.model == name],
+            [v for v in verdicts if v.model == name],
+        )
+        for name in manifest["models"]
+    }
+    teachers = [n for n, m in manifest["models"].items() if m.get("teacher")]
+    return RunData(
+        task=task.name,
+        problems=settings_problems,
+        budget=budget,
+        models=by_model,
+        gold_class_ids=gold_classes(settings_problems),
+        manifest=printed(manifest),
+        teacher=(teachers or list(manifest["models"]))[0],
+        drained=budget.drain,
+        accuracy_allowed=not random,
+    )
+
+
+def evaluated(task: Task, budget: Budget) -> tuple[Problem, ...]:
+    device, dtype = torch.device("cpu"), torch.float32
+    return Settings(("-",), task, budget, device, dtype).problems
+
+
+def printed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What captions and tables say of a run's circumstances."""
+    clock = "" if manifest["clock_source"] == "real" else " (FAKE CLOCK)"
+    return {
+        "device": f"{manifest['device']['name']}, {manifest['dtype']}, {manifest['engine']}{clock}",
+        "date": datetime.datetime.fromisoformat(manifest["created"]).date().isoformat(),
+        "commit": manifest["commit"],
+        "resumes": len(manifest["resumes"]),
+    }
+
+
+def task_of(manifest: dict[str, Any]) -> Task:
+    """The run's task, loaded anew; another content than the run had is an InputError."""
+    task = load_task(manifest["task"]["name"])
+    if task.sha256 != manifest["task"]["sha256"]:
+        raise InputError(
+            f"task {task.name}: sha256 {task.sha256[:12]}..., the run has {manifest['task']['sha256'][:12]}...;"
+            " put back the file that the run was sampled from"
+        )
+    return task
+
+
+def gold_classes(problems: tuple[Problem, ...]) -> dict[str, str]:
+    """The class that each reference answer falls in, from the grader itself."""
+    golds = [
+        Trajectory("gold", "", 1, p.id, 0, 0.0, 0.0, 0.0, 0, 0, "eos", False, f"\\boxed{{{p.answer}}}", 0.0)
+        for p in problems
+    ]
+    with Grader({p.id: p for p in problems}) as grader:
+        return {v.problem_id: v.class_id or f"text:{v.problem_id}" for v in grader.grade(golds)}

@@ -1,0 +1,114 @@
+"""Sampling one model: prompts, batch, backend, warm-up, rounds. Everything but the rounds is off the clock."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from harness.bench.settings import Settings
+from harness.engine.backend import NativeBackend
+from harness.engine.clock import Clock, FakeClock, RealClock
+from harness.engine.memory import check_batch, largest_batch
+from harness.engine.sampler import LOOK_EVERY, Job, RoundLabel, Sampler, Sink
+from harness.models.resolve import LoadedModel, load_model
+from harness.records import Budget, InputError, Problem, Progress
+from harness.tasks.loader import render
+
+WARM_UP_WINDOWS = 2
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prompt:
+    problem: Problem
+    tokens: tuple[int, ...]
+
+
+class Session:
+    """One loaded model on one list of problems."""
+
+    def __init__(self, settings: Settings, model_name: str, problems: Sequence[Problem]) -> None:
+        began = time.monotonic()
+        self.settings = settings
+        self.model: LoadedModel = load_model(model_name, settings.dtype, settings.device, settings.budget.seed)
+        self.prompts = tuple(self._prompt(p) for p in problems)
+        self.load_s = time.monotonic() - began
+
+    def _prompt(self, problem: Problem) -> Prompt:
+        tokens = self.model.codec.encode_prompt(render(self.settings.task, problem))
+        context, new = self.model.config.context, self.settings.budget.max_new_tokens
+        if len(tokens) >= context:
+            raise InputError(
+                f"problem {problem.id}: its prompt has {len(tokens)} tokens, {self.model.name} a context of {context};"
+                " leave the problem out or take another model"
+            )
+        if len(tokens) + new > context:
+            raise InputError(
+                f"budget.max_new_tokens = {new}: problem {problem.id} has {len(tokens)} prompt tokens and"
+                f" {self.model.name} a context of {context}; use at most {context - len(tokens)}"
+            )
+        return Prompt(problem, tuple(tokens))
+
+    @property
+    def prompt_tokens(self) -> list[int]:
+        return [len(p.tokens) for p in self.prompts]
+
+    def batch(self, wanted: int | str, jobs: int) -> int:
+        """The number of slots: as asked, or all that memory holds (no more than there are jobs)."""
+        new_tokens = self.settings.budget.max_new_tokens
+        if isinstance(wanted, int):
+            check_batch(self.model.decoder, self.prompt_tokens, new_tokens, wanted)
+            return wanted
+        return min(jobs, largest_batch(self.model.decoder, self.prompt_tokens, new_tokens))
+
+    def sample(
+        self,
+        batch: int,
+        budget: Budget,
+        sink: Sink,
+        done: Mapping[int, Progress],
+        on_look: Callable[[int, int, float], None] | None = None,
+        around: Callable[[RoundLabel, Clock], contextlib.AbstractContextManager[None]] | None = None,
+    ) -> dict[str, float]:
+        """Run all rounds; ``done`` is what a log already holds of each. Returns seconds spent off the clock.
+
+        ``around(label, clock)`` gives a context manager that lasts for a round (a heartbeat, say).
+        """
+        clock: Clock = FakeClock() if self.settings.fake_clock else RealClock()
+        began = time.monotonic()
+        backend = NativeBackend(
+            self.model, budget, [p.tokens for p in self.prompts], [p.problem.id for p in self.prompts], batch
+        )
+        self._warm_up(backend)
+        warm_up_s = time.monotonic() - began
+        codec = self.model.codec
+        sampler = Sampler(
+            backend, codec.token_bytes, codec.eos, self.prompt_tokens, budget, clock, sink, on_look=on_look
+        )
+        for number, jobs in enumerate(rounds(budget, self.prompts)):
+            label = RoundLabel(self.model.name, self.settings.task.name, batch, number)
+            with contextlib.nullcontext() if around is None else around(label, clock):
+                sampler.run(label, jobs, done.get(number))
+        return {"load_s": self.load_s, "warm_up_s": warm_up_s}
+
+    def _warm_up(self, backend: NativeBackend) -> None:
+        """Touch every kernel and buffer once; the first round prefills anew, so nothing of it counts."""
+        backend.prefill(0)
+        backend.fork([0] * backend.slots, range(backend.slots), range(backend.slots))
+        for _ in range(WARM_UP_WINDOWS):
+            backend.window(backend.slots, LOOK_EVERY)
+        for slot in range(backend.slots):
+            backend.release(slot)
+        if self.settings.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def rounds(budget: Budget, prompts: Sequence[Prompt]) -> list[list[Job]]:
+    """Jobs of each round: all problems sample by sample on clock ``task``, a problem at a time on ``problem``."""
+    samples = range(budget.samples_per_problem)
+    if budget.clock == "task":
+        return [[Job(i, p.problem.id, j) for j in samples for i, p in enumerate(prompts)]]
+    return [[Job(i, p.problem.id, j) for j in samples] for i, p in enumerate(prompts)]

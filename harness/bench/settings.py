@@ -1,0 +1,63 @@
+"""What one run is asked to do, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from harness.records import Budget, InputError, Problem, Task
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+# Every fifth problem, whatever the model: the calibration split is frozen with the task.
+CALIBRATION_EVERY = 5
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """``models`` in the order they are sampled; the first all-attention one is the baseline of comparisons."""
+
+    models: tuple[str, ...]
+    task: Task
+    budget: Budget
+    device: torch.device
+    dtype: torch.dtype
+    fake_clock: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise InputError("--model: none given; name at least one")
+        if len(set(self.models)) < len(self.models):
+            raise InputError(f"--model {' '.join(self.models)}: one is named twice; name each once")
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """The problems that are evaluated: without the calibration split where the batch is calibrated."""
+        limited = self.task.problems[: self.budget.limit]
+        if self.budget.batch != "calibrated":
+            return limited
+        return tuple(p for i, p in enumerate(limited) if i % CALIBRATION_EVERY)
+
+    @property
+    def calibration(self) -> tuple[Problem, ...]:
+        return self.task.problems[: self.budget.limit][::CALIBRATION_EVERY]
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is the GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise InputError(f"--device {name!r}: must be auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: no GPU answers here; use cpu, or look at nvidia-smi")
+    return torch.device(name)
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """``auto`` is bf16 on a GPU, fp32 on a CPU."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise InputError(f"--dtype {name!r}: must be auto, {', '.join(DTYPES)}")
+    return DTYPES[name]

@@ -1,0 +1,209 @@
+"""The command ``harness``: options in, one call out; a user's mistake is one line and exit code 2."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import errno
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from harness.records import InputError, nearest
+
+
+class _Group(click.Group):
+    """Names the nearest command for a wrong one, and turns what a user can mend into one line."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in self.commands:
+            raise click.UsageError(f"no command {args[0]!r}; {nearest(args[0], self.commands)}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="reasoning-harness")
+def cli() -> None:
+    """Sample a Transformer teacher and its distilled Mamba students under one clock, and draw what each second bought."""
+
+
+def main() -> None:
+    """Entry point: exit code 2 for a user's mistake, 130 for Ctrl-C."""
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except InputError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _fail(f"no space left on the disk ({error.filename or 'run folder'}); make room and go on with --resume")
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("stopped; what finished is kept, go on with --resume", err=True)
+        sys.exit(130)
+
+
+def _fail(message: str) -> None:
+    click.echo(f"harness: {' '.join(message.split())}", err=True)
+    sys.exit(2)
+
+
+def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(
+        [
+            click.option("--model", "models", multiple=True, help="Name or folder; several times. [the embedded three]"),
+            click.option("--task", "task_name", default="builtin", show_default=True, help="See `harness tasks`."),
+            click.option("--budget", "budget_name", default="quick", show_default=True, help="Name or YAML file."),
+            click.option("--run", "run_name", help="Name under results/runs/, or a path. [task, budget and time]"),
+            click.option("--resume", is_flag=True, help="Go on with a run that was stopped."),
+            click.option("--limit", type=int, help="Only the first problems."),
+            click.option("--samples", type=int, help="Samples for each problem, instead of the budget's."),
+            click.option("--max-new-tokens", type=int, help="Longest chain, instead of the budget's."),
+            click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
+            click.option("--dtype", default="auto", show_default=True, help="auto, float32, float64 or bfloat16."),
+            click.option("--clock", "clock_source", type=click.Choice(["real", "fake"]), default="real", hidden=True),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def _sample(console: Console, **given: Any) -> Any:
+    from harness.bench.job import sample
+    from harness.bench.settings import Settings, choose_device, choose_dtype
+    from harness.budgets.loader import load_budget
+    from harness.models.resolve import TRIO
+    from harness.runs.folder import run_folder
+    from harness.tasks.loader import load_task
+
+    budget = load_budget(given["budget_name"])
+    changes = {
+        "limit": given["limit"],
+        "samples_per_problem": given["samples"],
+        "max_new_tokens": given["max_new_tokens"],
+    }
+    budget = dataclasses.replace(budget, **{k: v for k, v in changes.items() if v is not None})
+    device = choose_device(given["device"])
+    settings = Settings(
+        models=given["models"] or TRIO,
+        task=load_task(given["task_name"]),
+        budget=budget,
+        device=device,
+        dtype=choose_dtype(given["dtype"], device),
+        fake_clock=given["clock_source"] == "fake",
+    )
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    if given["resume"] and not given["run_name"]:
+        raise InputError("--resume: which run? name it with --run")
+    folder = run_folder(given["run_name"] or f"{settings.task.name}-{Path(given['budget_name']).stem}-{now}")
+    sample(settings, folder, given["resume"], console)
+    return folder
+
+
+@cli.command("bench")
+@_sampling_options
+def bench_command(**given: Any) -> None:
+    """Sample, grade, score and report in one go."""
+    from harness.bench.job import grade, report
+
+    console = Console()
+    folder = _sample(console, **given)
+    grade(folder, console)
+    report(folder, console)
+
+
+@cli.command("sample")
+@_sampling_options
+def sample_command(**given: Any) -> None:
+    """Only sample: fills the run folder's log."""
+    folder = _sample(Console(), **given)
+    click.echo(f"sampled into {folder.path}; next: harness grade {folder.path}")
+
+
+def _run_argument(command: Callable[..., None]) -> Callable[..., None]:
+    command = click.option("--last", is_flag=True, help="The newest run under results/runs/.")(command)
+    return click.argument("run", required=False)(command)
+
+
+def _folder(run: str | None, last: bool) -> Any:
+    from harness.runs.folder import last_run, run_folder
+
+    if run is None and not last:
+        raise InputError("RUN is missing: give a name under results/runs/, a path, or --last")
+    return last_run() if run is None else run_folder(run)
+
+
+@cli.command("grade")
+@_run_argument
+def grade_command(run: str | None, last: bool) -> None:
+    """Grade a sampled run, without sampling again."""
+    from harness.bench.job import grade
+
+    folder = _folder(run, last)
+    grade(folder, Console())
+    click.echo(f"graded into {folder.verdicts_path}; next: harness report {folder.path}")
+
+
+@cli.command("report")
+@_run_argument
+def report_command(run: str | None, last: bool) -> None:
+    """Score a graded run: table, curves.csv and plots."""
+    from harness.bench.job import report
+
+    report(_folder(run, last), Console())
+
+
+@cli.group("tasks", invoke_without_command=True, cls=_Group)
+@click.pass_context
+def tasks_group(ctx: click.Context) -> None:
+    """List the tasks and say which are at hand."""
+    if ctx.invoked_subcommand is not None:
+        return
+    from harness.tasks.loader import list_tasks
+
+    table = Table("task", "problems", "at hand", "pinned by", "licence", "where, or what to do")
+    for status in list_tasks():
+        row = [str(v) for v in dataclasses.astuple(status)]
+        table.add_row(row[0], row[1], "yes" if status.at_hand else "no", row[4], row[5], row[3])
+    Console().print(table)
+
+
+@tasks_group.command("verify")
+def tasks_verify() -> None:
+    """Check count and sha256 of every task at hand; exit code 1 where one does not fit."""
+    from harness.tasks.loader import verify_tasks
+
+    checks = verify_tasks()
+    table = Table(*[f.name for f in dataclasses.fields(checks[0])])
+    for check in checks:
+        table.add_row(*[str(v) for v in dataclasses.astuple(check)])
+    Console().print(table)
+    if any(check.ok is False for check in checks):
+        sys.exit(1)
+
+
+@cli.command("distill")
+@click.argument("recipe")
+@click.option("--teacher", help="Name or folder of the teacher. [the recipe's]")
+@click.option("--out", type=click.Path(path_type=Path), help="Where it trains. [results/distill/RECIPE]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--scale", default=1.0, show_default=True, help="Share of the recipe's steps, for a trial.")
+@click.option("--workers", type=int, help="Processes that make training rows. [cores - 2]")
+def distill_command(
+    recipe: str, teacher: str | None, out: Path | None, device: str, scale: float, workers: int | None
+) -> None:
+    """Train an embedded model from a recipe; goes on where it was stopped."""
+    from harness.bench.settings import choose_device
+    from harness.distill.make import make
+
+    make(recipe, teacher, out, choose_device(device), scale, workers, Console())
+
+
+if __name__ == "__main__":
+    main()

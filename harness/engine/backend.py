@@ -1,0 +1,125 @@
+"""What the scheduler drives: slots that prompts are forked into and windows of decode steps.
+
+``NativeBackend`` runs our decoder eagerly, sampling included; everything inside a window stays on
+the device, the host sees tokens once a window. Rows that ended go on as padding until the look.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from harness.kernels.random_words import problem_hash
+from harness.kernels.sample import sample
+from harness.models.resolve import LoadedModel
+from harness.models.state import StatePlan
+from harness.records import Budget
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Window:
+    """What rows [0, n) produced: ``tokens`` int64 and ``logprobs`` [steps, n]; the first ``count[row]`` count."""
+
+    tokens: np.ndarray
+    logprobs: np.ndarray
+    count: np.ndarray
+
+
+class Backend(Protocol):
+    slots: int
+
+    def prefill(self, prompt: int) -> None:
+        """Run a prompt once; it stays for the round."""
+
+    def fork(self, prompts: Sequence[int], samples: Sequence[int], slots: Sequence[int]) -> None:
+        """Hand prefilled prompts to free slots."""
+
+    def release(self, slot: int) -> None: ...
+
+    def move(self, source: int, target: int) -> None:
+        """Give a free slot another row's place."""
+
+    def window(self, rows: int, steps: int) -> Window:
+        """Decode rows [0, rows) for ``steps`` steps."""
+
+
+class NativeBackend:
+    """Our decoder on one device. ``prompts`` are the token ids of all prompts, ``ids`` their problem ids."""
+
+    def __init__(
+        self, model: LoadedModel, budget: Budget, prompts: Sequence[Sequence[int]], ids: Sequence[str], slots: int
+    ) -> None:
+        self.model, self.budget, self.prompts, self.slots = model, budget, prompts, slots
+        decoder = model.decoder
+        self.state = decoder.new_state(StatePlan(slots, budget.max_new_tokens, tuple(map(len, prompts))))
+        device, dtype = decoder.device, decoder.embedding.weight.dtype
+        vocab = decoder.config.vocab_size
+        self.prompt_logits = torch.zeros(len(prompts), vocab, dtype=dtype, device=device)
+        self.logits = torch.zeros(slots, vocab, dtype=dtype, device=device)
+        hashes = np.array([problem_hash(i) for i in ids], dtype=np.uint64).view(np.int64)
+        self.prompt_hash = torch.as_tensor(hashes, device=device)
+        self.hash, self.sample_index, self.generated = (
+            torch.zeros(slots, dtype=torch.int64, device=device) for _ in range(3)
+        )
+        self.ended = torch.ones(slots, dtype=torch.bool, device=device)
+        self.eos = torch.tensor(model.codec.eos, device=device)
+        self.held = np.zeros(slots, dtype=np.int64)  # the host's copy of ``generated``, as of the last look
+
+    def prefill(self, prompt: int) -> None:
+        self.prompt_logits[prompt] = self.model.decoder.prefill(self.prompts[prompt], self.state, prompt)
+
+    def fork(self, prompts: Sequence[int], samples: Sequence[int], slots: Sequence[int]) -> None:
+        self.state.fork(list(prompts), list(slots))
+        device = self.logits.device
+        prompt, slot = (torch.tensor(list(t), device=device) for t in (prompts, slots))
+        self.logits[slot] = self.prompt_logits[prompt]
+        self.hash[slot] = self.prompt_hash[prompt]
+        self.sample_index[slot] = torch.tensor(list(samples), device=device)
+        self.generated[slot] = 0
+        self.ended[slot] = False
+        self.held[list(slots)] = 0
+
+    def release(self, slot: int) -> None:
+        self.state.release(slot)
+        self.ended[slot] = True
+
+    def move(self, source: int, target: int) -> None:
+        self.state.move(source, target)
+        for tensor in (self.logits, self.hash, self.sample_index, self.generated, self.ended):
+            tensor[target] = tensor[source]
+        self.ended[source] = True
+        self.held[target] = self.held[source]
+
+    @torch.inference_mode()
+    def window(self, rows: int, steps: int) -> Window:
+        b = self.budget
+        self.state.plan_window(rows, self.held, steps)
+        generated, ended = self.generated[:rows], self.ended[:rows]
+        before = generated.clone()
+        tokens, logprobs = [], []
+        for _ in range(steps):
+            token, logprob = sample(
+                self.logits[:rows],
+                b.seed,
+                generated,
+                self.sample_index[:rows],
+                self.hash[:rows],
+                b.temperature,
+                b.top_k,
+                b.top_p,
+            )
+            tokens.append(token)
+            logprobs.append(logprob)
+            position = generated.clone()
+            generated += ~ended
+            ended |= torch.isin(token, self.eos) | (generated >= b.max_new_tokens)
+            index = self.state.step_index(position, ~ended)
+            self.logits[:rows] = self.model.decoder.step(token, self.state, index)
+        count = generated - before
+        result = Window(*(t.cpu().numpy() for t in (torch.stack(tokens), torch.stack(logprobs), count)))
+        self.held[:rows] += result.count
+        return result

@@ -1,0 +1,50 @@
+"""Which batch fits: planned from bytes a slot and a prompt, before the clock starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+
+from harness.models.decoder import Decoder
+from harness.models.state import prompt_bytes, slot_bytes
+from harness.records import InputError
+
+# Kept back for activations and the allocator's slack: a share of what is free.
+SPARE_SHARE = 0.15
+
+
+def largest_batch(decoder: Decoder, prompts: Sequence[int], new_tokens: int, free_bytes: int | None = None) -> int:
+    """Slots that fit beside all prompts (their token counts); InputError with the numbers if not even one does."""
+    dtype = decoder.embedding.weight.dtype
+    state_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    free = available_bytes(decoder.device) if free_bytes is None else free_bytes
+    fixed = sum(prompt_bytes(decoder.config, n, dtype, state_dtype) for n in prompts)
+    each = slot_bytes(decoder.config, new_tokens, dtype, state_dtype)
+    fits = int((free * (1 - SPARE_SHARE) - fixed) // each)
+    if fits < 1:
+        raise InputError(
+            f"memory: {free / 2**30:.2f} GiB free, {len(prompts)} prompts need {fixed / 2**30:.2f} GiB and one slot"
+            f" {each / 2**30:.3f} GiB; lower max_new_tokens or limit"
+        )
+    return fits
+
+
+def check_batch(decoder: Decoder, prompts: Sequence[int], new_tokens: int, batch: int) -> None:
+    """InputError naming both numbers if ``batch`` slots do not fit."""
+    fits = largest_batch(decoder, prompts, new_tokens)
+    if batch > fits:
+        raise InputError(f"budget.batch = {batch}: memory holds {fits} slots of {new_tokens} tokens; use {fits} or max")
+
+
+def available_bytes(device: torch.device) -> int:
+    """Free memory of the device: the GPU's, or the machine's available RAM."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except OSError:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,250 @@
+"""The scheduler: deals samples to slots, looks every k steps, ends rows, refills slots, keeps the clock's rules.
+
+The same for every model and backend. A round is what one clock measures: all problems on clock
+``task``, one problem on clock ``problem``. Each pass submits, decodes a window, looks, commits. After
+a kill, a round is taken up at its last committed look: rows in flight are decoded again off the
+clock to where they were, which gives the same tokens, since draws depend on nothing but the row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from harness.engine.backend import Backend, Window
+from harness.engine.clock import Clock
+from harness.engine.stopping import StopScanner
+from harness.records import Budget, Finish, Look, Progress, Trajectory
+
+LOOK_EVERY = 8  # decode steps between two looks: part of what t_finish means, recorded in the manifest
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Job:
+    """One sample to draw: ``prompt`` indexes the backend's prompts."""
+
+    prompt: int
+    problem_id: str
+    sample: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RoundLabel:
+    model: str
+    task: str
+    batch: int
+    round: int
+
+
+class Sink(Protocol):
+    def commit(self, finished: Sequence[Trajectory], look: Look) -> None:
+        """Make a look and the trajectories it ended durable, together."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Row:
+    job: Job
+    t_submit: float
+    scanner: StopScanner
+    t_first: float | None = None
+    tokens: int = 0
+    logprob: float = 0.0
+    finish: Finish | None = None
+
+
+class Sampler:
+    """Runs rounds of one model on one backend.
+
+    ``token_bytes`` and ``eos`` are the tokenizer's; ``prompt_tokens`` the length of each prompt.
+    ``on_look`` is told (finished so far, jobs, clock) for a progress bar.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        token_bytes: Sequence[bytes],
+        eos: Sequence[int],
+        prompt_tokens: Sequence[int],
+        budget: Budget,
+        clock: Clock,
+        sink: Sink,
+        look_every: int = LOOK_EVERY,
+        on_look: Callable[[int, int, float], None] | None = None,
+    ) -> None:
+        self.backend, self.token_bytes, self.eos = backend, token_bytes, frozenset(eos)
+        self.prompt_tokens, self.budget, self.clock, self.sink = prompt_tokens, budget, clock, sink
+        self.look_every, self.on_look = look_every, on_look
+
+    def run(self, label: RoundLabel, jobs: Sequence[Job], progress: Progress | None = None) -> None:
+        """Run one round to its end; ``progress`` takes it up where a log left it.
+
+        Clock ``task`` wants ``jobs`` sample by sample over all problems (j outer, i inner).
+        """
+        _Round(self, label, jobs).run(progress)
+
+
+class _Round:
+    def __init__(self, sampler: Sampler, label: RoundLabel, jobs: Sequence[Job]) -> None:
+        self.s, self.label, self.jobs = sampler, label, jobs
+        self.backend, self.clock, self.budget = sampler.backend, sampler.clock, sampler.budget
+        self.rows: dict[int, _Row] = {}
+        self.free = list(range(self.backend.slots))
+        self.next_job = 0
+        self.look = 0
+        self.done = 0
+        self.prefilled: set[int] = set()
+
+    def run(self, progress: Progress | None) -> None:
+        if progress is not None and progress.looks:
+            if progress.looks[-1].ended:
+                return
+            self._recover(progress)
+            self.clock.start(progress.clock_s)
+        else:
+            self.clock.start(0.0)
+        while True:
+            submitted = self._submit()
+            self._compact()
+            if not self.rows and not submitted:
+                break
+            window = self._decode()
+            now = self.clock.now()
+            finished = self._finished(window, now)
+            over = now >= self.budget.deadline_s
+            ended = not self.rows and (over or self.next_job == len(self.jobs))
+            self.s.sink.commit(finished, self._look(now, submitted, ended))
+            self.done += len(finished)
+            self.look += 1
+            if self.s.on_look is not None:
+                self.s.on_look(self.done, len(self.jobs), now)
+            if ended:
+                break
+        self.clock.pause()
+
+    def _look(self, now: float, submitted: list[_Row], ended: bool) -> Look:
+        rows = tuple((r.job.problem_id, r.job.sample, r.t_submit) for r in submitted)
+        return Look(self.label.model, self.label.batch, self.label.round, self.look, now, rows, ended)
+
+    def _submit(self) -> list[_Row]:
+        """Fill free slots from the queue, nothing at or past the deadline; a prompt is prefilled once."""
+        new: list[_Row] = []
+        slots = len(self.free)
+        while len(new) < slots and self.next_job < len(self.jobs) and self.clock.now() < self.budget.deadline_s:
+            job = self.jobs[self.next_job]
+            new.append(self._row(job, self.clock.now()))
+            self.next_job += 1
+            self._prefill(job.prompt)
+        self._seat(new)
+        return new
+
+    def _row(self, job: Job, t_submit: float) -> _Row:
+        return _Row(job, t_submit, StopScanner(self.budget.stop, self.budget.stop_after_boxed))
+
+    def _prefill(self, prompt: int) -> None:
+        if prompt not in self.prefilled:
+            self.backend.prefill(prompt)
+            self.clock.tick("prefill", self.s.prompt_tokens[prompt])
+            self.prefilled.add(prompt)
+
+    def _seat(self, new: list[_Row]) -> None:
+        if not new:
+            return
+        slots = [heapq.heappop(self.free) for _ in new]
+        self.backend.fork([r.job.prompt for r in new], [r.job.sample for r in new], slots)
+        self.rows.update(zip(slots, new, strict=True))
+
+    def _compact(self) -> None:
+        """Close gaps, so that the rows that are stepped are the rows that live."""
+        while self.rows and max(self.rows) >= len(self.rows):
+            source = max(self.rows)
+            target = heapq.heappop(self.free)
+            self.backend.move(source, target)
+            self.rows[target] = self.rows.pop(source)
+            heapq.heappush(self.free, source)
+
+    def _decode(self) -> Window:
+        window = self.backend.window(max(self.rows) + 1, self.s.look_every)
+        self.clock.tick("step", self.s.look_every)
+        return window
+
+    def _finished(self, window: Window, now: float) -> list[Trajectory]:
+        """Take in a window's tokens; the trajectories that this look ends, in slot order."""
+        over = now > self.budget.deadline_s
+        out = []
+        for slot in sorted(self.rows):
+            row = self.rows[slot]
+            if row.t_first is None:
+                row.t_first = now
+            self._absorb(row, slot, window)
+            if over and not self.budget.drain:
+                row.finish = "deadline"
+            if row.finish is not None:
+                out.append(self._trajectory(row, now, late=over and self.budget.drain))
+                del self.rows[slot]
+                self.backend.release(slot)
+                heapq.heappush(self.free, slot)
+        return out
+
+    def _absorb(self, row: _Row, slot: int, window: Window) -> None:
+        """Count a row's new tokens up to the one that ends it; what comes after is dropped."""
+        for i in range(int(window.count[slot])):
+            if row.finish is not None:
+                return
+            token, logprob = int(window.tokens[i, slot]), float(window.logprobs[i, slot])
+            row.tokens += 1
+            row.logprob += logprob
+            if not math.isfinite(logprob):
+                row.finish = "error"
+            elif token in self.s.eos:
+                row.finish = "eos"
+            elif row.scanner.feed(self.s.token_bytes[token]):
+                row.finish = "stop"
+            elif row.tokens >= self.budget.max_new_tokens:
+                row.finish = "length"
+
+    def _trajectory(self, row: _Row, now: float, late: bool) -> Trajectory:
+        assert row.t_first is not None and row.finish is not None
+        return Trajectory(
+            model=self.label.model,
+            task=self.label.task,
+            batch=self.label.batch,
+            problem_id=row.job.problem_id,
+            sample=row.job.sample,
+            t_submit=row.t_submit,
+            t_first_token=row.t_first,
+            t_finish=now,
+            prompt_tokens=self.s.prompt_tokens[row.job.prompt],
+            new_tokens=row.tokens,
+            finish=row.finish,
+            late=late,
+            text=row.scanner.kept().decode("utf-8", errors="replace"),
+            logprob=row.logprob if math.isfinite(row.logprob) else 0.0,
+        )
+
+    def _recover(self, progress: Progress) -> None:
+        """Stand where the last look stood: decode the rows in flight again, off the clock."""
+        job_of = {(j.problem_id, j.sample): j for j in self.jobs}
+        self.next_job = sum(len(look.submitted) for look in progress.looks)
+        self.done = len(progress.finished)
+        self.look = progress.looks[-1].look + 1
+        for look in progress.looks:
+            for problem_id, sample, _ in look.submitted:
+                prompt = job_of[problem_id, sample].prompt
+                if prompt not in self.prefilled:
+                    self.backend.prefill(prompt)
+                    self.prefilled.add(prompt)
+        for look in progress.looks:
+            new = []
+            for problem_id, sample, t_submit in look.submitted:
+                if (problem_id, sample) not in progress.finished:
+                    row = self._row(job_of[problem_id, sample], t_submit)
+                    row.t_first = look.clock_s
+                    new.append(row)
+            self._seat(new)
+            if self.rows:
+                window = self.backend.window(max(self.rows) + 1, self.s.look_every)
+                for slot, row in self.rows.items():
+                    self._absorb(row, slot, window)

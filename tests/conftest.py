@@ -1,0 +1,22 @@
+"""What all tests share: Triton's interpreter where there is no GPU, and the folder of real problem files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# Read when a kernel is decorated, so it must be set before any test module imports one.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of ``$HARNESS_DATA``; tests that need real problem files skip without it."""
+    root = os.environ.get("HARNESS_DATA")
+    if not root:
+        pytest.skip("HARNESS_DATA is not set: data tests skipped")
+    return Path(root)
