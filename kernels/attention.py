@@ -39,7 +39,7 @@ def paged_attention(q: torch.Tensor, pages: list[Pages], pieces: torch.Tensor) -
     ``pieces`` int64 [rows, P]: for each row the flat indices (page * members + place, counted through
     ``pages`` in order) of its partial results; the last index overall stands for "none".
     """
-    rows, heads, dim = q.shape
+    _, heads, dim = q.shape
     padded = F.pad(q, (0, 0, 0, 0, 0, 1))
     parts = [_page_partials(padded, p, dim**-0.5) for p in pages]
     none = (q.new_full((1, heads), float("-inf"), dtype=parts[0][0].dtype), q.new_zeros(1, heads, dim + 1))

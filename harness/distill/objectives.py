@@ -20,6 +20,10 @@ from harness.distill.rows import Row
 from harness.models.decoder import Decoder
 
 
+# Batches are padded to a multiple of this: few distinct shapes keep the GPU's allocator quiet.
+WIDTH_TOKENS = 64
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Batch:
     """Rows padded on the right: ``tokens`` int64 [rows, time]; ``real`` bool [rows, time] marks tokens;
@@ -31,7 +35,8 @@ class Batch:
 
     @classmethod
     def of(cls, rows: Sequence[Row], device: torch.device) -> Batch:
-        time = max(len(r.tokens) for r in rows)
+        longest = max(len(r.tokens) for r in rows)
+        time = -(-longest // WIDTH_TOKENS) * WIDTH_TOKENS
         tokens = torch.tensor([r.tokens + [0] * (time - len(r.tokens)) for r in rows])
         length = torch.tensor([len(r.tokens) for r in rows])[:, None]
         prompt = torch.tensor([r.prompt for r in rows])[:, None]

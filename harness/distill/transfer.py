@@ -1,10 +1,11 @@
 """A student's first weights: the teacher's wherever the shapes allow, a near-identity elsewhere.
 
 Embedding, norms, MLPs and kept attention layers are copied. In a Mamba layer V becomes x, K becomes
-B and Q becomes C (each scaled by N^-1/4, so that C.B has the scale of attention's q.k / sqrt(N)),
-and the output projection stays (MambaInLlama, arXiv 2408.15237). The convolution starts as the
-identity, the gate at silu(1.2785) = 1 and D at 0 (Llamba, arXiv 2502.14458); half-lives spread from
-4 to 1024 tokens over the heads.
+B and Q becomes C (each scaled by N^-1/4, so that C.B has the scale of attention's q.k / sqrt(N)), and
+the output projection stays (MambaInLlama, arXiv 2408.15237). The convolution starts as the
+identity, the gate at silu(1.2785) = 1 and D at 0 (Llamba, arXiv 2502.14458). Half-lives spread from
+4 to 1024 tokens over the heads; V is scaled by 1 - a, so that a head sums to a weighted mean, as
+attention's does.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ def _attention_to_mamba(attention: Attention, mamba: Mamba2) -> None:
     c = mamba.config
     q, k, v = attention.qkv.weight.split((c.inner, c.inner, c.inner))
     mamba.in_proj.weight.zero_()
+    half_life = torch.logspace(*(math.log10(h) for h in HALF_LIVES_TOKENS), c.heads)
+    mean = 1 - torch.exp2(-1 / half_life)
+    v = (v.unflatten(0, (c.heads, c.head_dim)) * mean[:, None, None]).flatten(0, 1)
     scale = c.state**-0.25
     mamba.in_proj.weight[: 3 * c.inner].copy_(torch.cat((v, k * scale, q * scale)))
     mamba.conv_weight.zero_()
@@ -47,7 +51,6 @@ def _attention_to_mamba(attention: Attention, mamba: Mamba2) -> None:
     mamba.conv_bias.zero_()
     mamba.D.zero_()
     mamba.z_bias.fill_(OPEN_GATE)
-    half_life = torch.logspace(*(math.log10(h) for h in HALF_LIVES_TOKENS), c.heads)
     assert mamba.dt_bias is not None
     mamba.dt_bias.copy_(torch.expm1(math.log(2) / half_life).log())  # softplus of it is ln 2 / half-life
     mamba.out.weight.copy_(attention.out.weight)

@@ -174,11 +174,11 @@ class _Round:
         """Take in a window's tokens; the trajectories that this look ends, in slot order."""
         over = now > self.budget.deadline_s
         out = []
+        self._absorb_all(window)
         for slot in sorted(self.rows):
             row = self.rows[slot]
             if row.t_first is None:
                 row.t_first = now
-            self._absorb(row, slot, window)
             if over and not self.budget.drain:
                 row.finish = "deadline"
             if row.finish is not None:
@@ -188,22 +188,28 @@ class _Round:
                 heapq.heappush(self.free, slot)
         return out
 
-    def _absorb(self, row: _Row, slot: int, window: Window) -> None:
+    def _absorb_all(self, window: Window) -> None:
+        tokens, logprobs, counts = window.tokens.T.tolist(), window.logprobs.T.tolist(), window.count.tolist()
+        for slot, row in self.rows.items():
+            self._absorb(row, tokens[slot][: counts[slot]], logprobs[slot][: counts[slot]])
+
+    def _absorb(self, row: _Row, tokens: list[int], logprobs: list[float]) -> None:
         """Count a row's new tokens up to the one that ends it; what comes after is dropped."""
-        for i in range(int(window.count[slot])):
-            if row.finish is not None:
-                return
-            token, logprob = int(window.tokens[i, slot]), float(window.logprobs[i, slot])
-            row.tokens += 1
-            row.logprob += logprob
-            if not math.isfinite(logprob):
-                row.finish = "error"
-            elif token in self.s.eos:
-                row.finish = "eos"
-            elif row.scanner.feed(self.s.token_bytes[token]):
-                row.finish = "stop"
-            elif row.tokens >= self.budget.max_new_tokens:
-                row.finish = "length"
+        if row.finish is not None or not tokens:
+            return
+        finish: Finish | None = None
+        # EOS and length can only stand last: the device stops counting there.
+        text = tokens[:-1] if tokens[-1] in self.s.eos else tokens
+        stopped = row.scanner.feed([self.s.token_bytes[t] for t in text])
+        if stopped is not None:
+            tokens, finish = tokens[: stopped + 1], "stop"
+        elif len(text) < len(tokens):
+            finish = "eos"
+        elif row.tokens + len(tokens) >= self.budget.max_new_tokens:
+            finish = "length"
+        row.tokens += len(tokens)
+        row.logprob += math.fsum(logprobs[: len(tokens)])
+        row.finish = finish if math.isfinite(row.logprob) else "error"
 
     def _trajectory(self, row: _Row, now: float, late: bool) -> Trajectory:
         assert row.t_first is not None and row.finish is not None
@@ -245,6 +251,4 @@ class _Round:
                     new.append(row)
             self._seat(new)
             if self.rows:
-                window = self.backend.window(max(self.rows) + 1, self.s.look_every)
-                for slot, row in self.rows.items():
-                    self._absorb(row, slot, window)
+                self._absorb_all(self.backend.window(max(self.rows) + 1, self.s.look_every))

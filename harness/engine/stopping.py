@@ -11,7 +11,7 @@ _BOX = b"\\boxed"
 
 
 class StopScanner:
-    """Feed the bytes of each token; True says that this token ends the chain."""
+    """Takes a chain's tokens as they come and says which of them ends it."""
 
     def __init__(self, stop: Sequence[str], after_boxed: bool) -> None:
         self.stop = [s.encode() for s in stop]
@@ -22,7 +22,24 @@ class StopScanner:
         self._at: int | None = None  # inside the box: next byte to look at
         self._depth = 0
 
-    def feed(self, token: bytes) -> bool:
+    def feed(self, tokens: Sequence[bytes]) -> int | None:
+        """Take the bytes of some tokens; the index of the one that ends the chain (later ones are dropped)."""
+        if not self.stop and self._at is None and self.after_boxed:
+            self.text += (chunk := b"".join(tokens))
+            # The common case in one search: no box has begun.
+            if self.text.find(_BOX, max(0, len(self.text) - len(chunk) - len(_BOX) + 1)) < 0 and not self._pending():
+                return None
+            del self.text[len(self.text) - len(chunk) :]
+        elif not self.stop and not self.after_boxed:
+            self.text += b"".join(tokens)
+            return None
+        return next((i for i, token in enumerate(tokens) if self._feed(token)), None)
+
+    def _pending(self) -> bool:
+        """A box's command stands at the end, its brace still to come."""
+        return self.text.rstrip().endswith(_BOX) or self.text.find(_BOX, self._box_from) >= 0
+
+    def _feed(self, token: bytes) -> bool:
         before = len(self.text)
         self.text += token
         return (bool(self.stop) and self._stop_string(before)) or (self.after_boxed and self._box_closed())

@@ -79,8 +79,8 @@ class DecodeState:
         ``generated`` int64 [slots]: tokens each slot holds behind its prompt now.
         """
         if self.attends:
-            for slot in np.flatnonzero(self.prompt_of[:rows] >= 0):
-                self.table.reserve(int(slot), int(generated[slot]) + steps)
+            live = np.flatnonzero(self.prompt_of[:rows] >= 0)
+            self.table.reserve(live, generated[live] + steps)
         self._window = _Window(self, rows)
 
     def step_index(self, generated: torch.Tensor, running: torch.Tensor) -> StepIndex:
@@ -91,6 +91,8 @@ class DecodeState:
 
 class _Window:
     """The page layout that holds from one look to the next."""
+
+    prompt_ranges: list[tuple[int, int, torch.Tensor, torch.Tensor]]
 
     def __init__(self, state: DecodeState, rows: int) -> None:
         self.rows, self.device = rows, state.device
@@ -107,44 +109,50 @@ class _Window:
         self.own_owner = self._put(np.maximum(owner, 0))
         # A page without an owner starts beyond any position, so none of its tokens is valid.
         self.own_first = self._put(np.where(owner < 0, np.iinfo(np.int64).max // 2, first))
-        pieces = [list(map(int, state.table.table[s, : state.table.count[s]])) for s in range(rows)]
-        self.prompt_ranges, total = self._prompts(state, rows, pieces, used)
-        width = max(map(len, pieces))
-        flat = np.full((rows, max(width, 1)), total, dtype=np.int64)
-        for row, mine in enumerate(pieces):
-            flat[row, : len(mine)] = mine
-        self.pieces = self._put(flat)
+        prompt_pieces, total = self._prompts(state, rows, used)
+        width = int(state.table.count[:rows].max())
+        own = np.where(state.table.held()[:rows, :width], state.table.table[:rows, :width], total)
+        self.pieces = self._put(np.concatenate((own, np.where(prompt_pieces < 0, total, prompt_pieces)), axis=1))
 
     def _put(self, array: np.ndarray) -> torch.Tensor:
         return torch.as_tensor(array, device=self.device)
 
-    def _prompts(
-        self, state: DecodeState, rows: int, pieces: list[list[int]], offset: int
-    ) -> tuple[list[tuple[int, int, torch.Tensor, torch.Tensor]], int]:
-        """Ranges of prompt pages in use with the rows each page serves; adds their pieces to ``pieces``."""
-        members: dict[int, list[int]] = {}
-        for row in np.flatnonzero(state.prompt_of[:rows] >= 0):
-            members.setdefault(int(state.prompt_of[row]), []).append(int(row))
-        first_page = state.first_prompt_page
-        owner = {page: p for p in members for page in range(first_page[p], first_page[p + 1])}
-        ranges = []
-        for first, last in contiguous_ranges(list(owner), most=2):
-            most = max(len(members[owner[page]]) for page in range(first, last) if page in owner)
+    def _prompts(self, state: DecodeState, rows: int, offset: int) -> tuple[np.ndarray, int]:
+        """Lay out the prompt pages in use: ``prompt_ranges`` says which rows a page serves.
+
+        Returns each row's pieces [rows, pages of the longest prompt] (-1: none), counted from
+        ``offset``, and the number of pieces in all.
+        """
+        prompt_of = state.prompt_of[:rows]
+        live = np.flatnonzero(prompt_of >= 0)
+        first_page, page_count = state.first_prompt_page, np.diff(state.first_prompt_page)
+        # Place of each live row among the rows of its prompt.
+        order = live[np.argsort(prompt_of[live], kind="stable")]
+        prompts, starts, counts = np.unique(prompt_of[order], return_index=True, return_counts=True)
+        place = np.zeros(rows, dtype=np.int64)
+        place[order] = np.arange(len(order)) - np.repeat(starts, counts)
+
+        # All (row, page) pairs: which page, which row, and how many of its tokens are valid.
+        spread = np.arange(int(page_count[prompts].max()) if len(prompts) else 0)
+        has = spread < page_count[prompt_of[live]][:, None]
+        pair_row = np.broadcast_to(live[:, None], has.shape)[has]
+        pair_page = (first_page[prompt_of[live]][:, None] + spread)[has]
+        pair_valid = np.minimum(PAGE_TOKENS, state.prompt_tokens[prompt_of[live]][:, None] - spread * PAGE_TOKENS)[has]
+        pieces = np.full((rows, len(spread)), -1, dtype=np.int64)
+        column = np.broadcast_to(spread, has.shape)[has]
+        self.prompt_ranges = []
+        for first, last in contiguous_ranges(pair_page, most=2):
+            inside = (pair_page >= first) & (pair_page < last)
+            row, page = pair_row[inside], pair_page[inside] - first
+            most = int(place[row].max()) + 1
             served = np.full((last - first, most), rows, dtype=np.int64)
+            served[page, place[row]] = row
             valid = np.zeros(last - first, dtype=np.int64)
-            for page in range(first, last):
-                if page not in owner:
-                    continue
-                prompt = owner[page]
-                mine = members[prompt]
-                served[page - first, : len(mine)] = mine
-                behind = (page - first_page[prompt]) * PAGE_TOKENS
-                valid[page - first] = min(PAGE_TOKENS, state.prompt_tokens[prompt] - behind)
-                for place, row in enumerate(mine):
-                    pieces[row].append(offset + (page - first) * most + place)
-            ranges.append((first, last, self._put(served), self._put(valid)))
+            valid[page] = pair_valid[inside]
+            pieces[row, column[inside]] = offset + page * most + place[row]
+            self.prompt_ranges.append((first, last, self._put(served), self._put(valid)))
             offset += (last - first) * most
-        return ranges, offset
+        return pieces, offset
 
     def step(self, generated: torch.Tensor, running: torch.Tensor) -> StepIndex:
         position = self.prompt_length + generated

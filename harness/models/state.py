@@ -159,12 +159,17 @@ class PageTable:
         self.table = np.full((plan.slots, plan.slot_pages), self.scratch, dtype=np.int64)
         self.count = np.zeros(plan.slots, dtype=np.int64)
 
-    def reserve(self, slot: int, tokens: int) -> None:
-        """Pages for the first ``tokens`` generated tokens of a slot (never more than the plan has)."""
-        need = min(-(-tokens // PAGE_TOKENS), self.plan.slot_pages)
-        while self.count[slot] < need:
-            self.table[slot, self.count[slot]] = heapq.heappop(self.free)
-            self.count[slot] += 1
+    def reserve(self, slots: np.ndarray, tokens: np.ndarray) -> None:
+        """Pages for the first ``tokens`` generated tokens of each slot (never more than the plan has)."""
+        need = np.minimum(-(-tokens // PAGE_TOKENS), self.plan.slot_pages)
+        for slot, wanted in zip(slots[need > self.count[slots]], need[need > self.count[slots]], strict=True):
+            while self.count[slot] < wanted:
+                self.table[slot, self.count[slot]] = heapq.heappop(self.free)
+                self.count[slot] += 1
+
+    def held(self) -> np.ndarray:
+        """Which places of ``table`` hold a page: bool [slots, slot_pages]."""
+        return np.arange(self.plan.slot_pages) < self.count[:, None]
 
     def release(self, slot: int) -> None:
         for page in self.table[slot, : self.count[slot]]:
@@ -179,8 +184,7 @@ class PageTable:
 
     def in_use(self) -> tuple[int, np.ndarray, np.ndarray]:
         """Length of the prefix in use, and for each of its pages the owner slot (-1: none) and first token."""
-        slots = np.repeat(np.arange(len(self.count)), self.count)
-        places = np.concatenate([np.arange(c) for c in self.count]) if len(slots) else slots
+        slots, places = np.nonzero(self.held())
         pages = self.table[slots, places]
         used = int(pages.max()) + 1 if len(pages) else 0
         owner, first = np.full(used, -1, dtype=np.int64), np.zeros(used, dtype=np.int64)

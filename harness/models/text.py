@@ -63,7 +63,8 @@ class Codec:
         if self.template is None:
             ids = self.tokenizer.encode(text, add_special_tokens=False).ids
             return ids if self.bos is None else [self.bos, *ids]
-        special = {name: self.tokenizer.id_to_token(i) for name, i in (("bos_token", self.bos), ("eos_token", self.eos[0])) if i is not None}
+        ids_by_name = {"bos_token": self.bos, "eos_token": self.eos[0]}
+        special = {name: self.tokenizer.id_to_token(i) for name, i in ids_by_name.items() if i is not None}
         try:
             chat = self.template.render(
                 messages=[{"role": "user", "content": text}], add_generation_prompt=True, **special

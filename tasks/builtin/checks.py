@@ -36,12 +36,15 @@ def checks(work: Work, wanted: float) -> list[str]:
             order.append(i)
     ways = (_nines, _undo, _swap, _split)
     chosen: list[tuple[int, list[str]]] = []
+    headings: set[str] = set()
     for turn in range(len(ways)):
         for i in order:
             op, a, b, c = work.done[i]
             lines = ways[(turn + (a + b) % len(ways)) % len(ways)](rng, op, a, b, c)
             cost = estimate("\n".join(lines)) + 1
-            if lines and cost < wanted + 40:
+            # A difference and the sum that undid it are cast out alike: once is enough.
+            if lines and lines[0] not in headings and cost < wanted + 40:
+                headings.add(lines[0])
                 chosen.append((i, lines))
                 wanted -= cost
             if wanted < 15:

@@ -80,9 +80,9 @@ def _factor_pairs(rng: random.Random, level: int) -> Draft:
         tried.append(f"{other}\\cdot{d}: {other}{sign}{d}={total}")
         if total == abs(r + s):
             break
-    work.say(*tried, f"So r={r} and s={s}.", "Put the roots back.")
-    for x in (r, s):
-        work.add(work.add(work.square(x), work.mul(b, x)), c)
+    work.say(*tried, f"So r={r} and s={s}.", "Put one back.")
+    x = rng.choice((r, s))
+    work.add(work.add(work.square(x), work.mul(b, x)), c)
     return Draft(prompt, work, pair(r, s))
 
 

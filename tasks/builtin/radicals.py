@@ -137,7 +137,7 @@ def _times(work: Work, a: int, b: int, c: int, d: int, m: int) -> tuple[int, int
 def _root_product(rng: random.Random, level: int) -> Draft:
     work = Work(rng, level)
     m = rng.choice(_FREE)
-    top = {1: 7, 2: 9, 3: 20, 4: 12, 5: 20}[level]
+    top = {1: 6, 2: 8, 3: 20, 4: 12, 5: 20}[level]
     count = 2 if level < 4 else 3
     while True:
         factors = [(nonzero(rng, 2, top), nonzero(rng, 2, top)) for _ in range(count)]
@@ -154,7 +154,7 @@ def _root_product(rng: random.Random, level: int) -> Draft:
     for c, d in factors[1:]:
         work.say(f"({surd(a, b, m)})({surd(c, d, m)})")
         a, b = _times(work, a, b, c, d, m)
-    if count == 2:
+    if count == 2 and max(abs(a), abs(b)) < 100:
         _check_norms(work, [*factors, (a, b)], m)
     return Draft(prompt, work, surd(a, b, m))
 
@@ -167,7 +167,8 @@ def _check_norms(work: Work, values: list[tuple[int, int]], m: int) -> None:
         first, second = work.square(a), work.mul(work.square(b), m)
         norms.append(work.sub(first, second))
         work.say(f"N={norms[-1]}")
-    work.say(f"{norms[0]}\\cdot{par(norms[1])}={norms[2]} ok")
+    work.mul(norms[0], norms[1])
+    work.say(f"It is {norms[2]} as wanted.")
 
 
 def _rationalise(rng: random.Random, level: int) -> Draft:

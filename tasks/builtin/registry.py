@@ -24,7 +24,8 @@ from .sequences import sequences
 
 _PROMPT_MOST = 110
 _SOLUTION_MOST = 910
-_SOLUTION_LEAST = 0.7  # of the level's length: a draft with too little to check is drawn again
+# Of the level's length: a draft with too little to check, or too much work for its level, is drawn again.
+_LEAST, _MOST = 0.7, 1.6
 
 _DRAFTS: dict[str, Callable[[random.Random, int], Draft]] = {
     "arithmetic": arithmetic,
@@ -67,7 +68,8 @@ def _multiple_choice(rng: random.Random, level: int) -> Item:
 def _usable(item: Item) -> bool:
     if _guessable(item.answer) or estimate(item.prompt) > _PROMPT_MOST:
         return False
-    return _SOLUTION_LEAST * LENGTH[item.level] < estimate(item.solution) < _SOLUTION_MOST
+    usual = LENGTH[item.level]
+    return _LEAST * usual < estimate(item.solution) < min(_MOST * usual, _SOLUTION_MOST)
 
 
 def _guessable(answer: str) -> bool:

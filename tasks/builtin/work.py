@@ -12,7 +12,7 @@ import random
 
 from .latex import par, signed
 
-LEAP = {1: 0.0, 2: 0.03, 3: 0.15, 4: 0.4, 5: 0.75}
+LEAP = {1: 0.0, 2: 0.02, 3: 0.08, 4: 0.2, 5: 0.4}
 
 
 class Work:

@@ -192,7 +192,7 @@ def test_a_hundred_million_words_are_uniform():
         smallest, largest = min(smallest, float(u.min())), max(largest, float(u.max()))
     count = vocab_size * rows * chunks
     assert count >= 10**8 and bins.sum() == count
-    assert 0.0 < smallest and largest < 1.0
+    assert smallest > 0.0 and largest < 1.0
     limit = 255 + 5 * (2 * 255) ** 0.5
     assert chi_square(high) < limit
     assert chi_square(low[:128]) < 127 + 5 * (2 * 127) ** 0.5

@@ -1,4 +1,4 @@
-"""llama.cpp's GGUF files of the Llama family with a byte-level BPE tokenizer; SmolLM2-135M-Instruct is the one we ship by name.
+"""llama.cpp's GGUF files: Llama models with a byte-level BPE tokenizer; SmolLM2-135M-Instruct is known by name.
 
 Quantised tensors are dequantised when read, the rows of q and k go back to the split-half RoPE layout,
 and ``native.assemble`` checks every name and shape. Config, tokenizer and chat template come from the
@@ -79,7 +79,9 @@ def _library() -> ModuleType:
     try:
         import gguf
     except ImportError as error:
-        raise InputError(f"reading GGUF needs the package gguf ({error}); pip install 'reasoning-harness[gguf]'") from error
+        raise InputError(
+            f"reading GGUF needs the package gguf ({error}); pip install 'reasoning-harness[gguf]'"
+        ) from error
     return gguf
 
 
@@ -147,7 +149,9 @@ def _tensors(metadata: _Metadata, config: DecoderConfig) -> dict[str, torch.Tens
             array = np.array(metadata.quants.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
         except (NotImplementedError, ValueError) as error:
             kind = tensor.tensor_type.name
-            raise InputError(f"{metadata.path}: {tensor.name} is {kind} ({error}); convert the model to Q8_0") from error
+            raise InputError(
+                f"{metadata.path}: {tensor.name} is {kind} ({error}); convert the model to Q8_0"
+            ) from error
         block, _, rest = tensor.name.removeprefix("blk.").partition(".")
         part = rest.removesuffix(".weight")
         if not tensor.name.startswith("blk."):
@@ -179,8 +183,8 @@ def _codec(metadata: _Metadata, config: DecoderConfig) -> Codec:
     tokens = metadata.get("tokenizer.ggml.tokens")
     merges = [tuple(m.split(" ", 1)) for m in metadata.get("tokenizer.ggml.merges")]
     tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges))
-    # GPT-2's pattern alone, as transformers reads this file. llama.cpp's "smollm" splits off digits first,
-    # which differs only where two or more blanks, or a blank and a non-ASCII number, stand before them.
+    # GPT-2's pattern alone, as transformers reads this file. llama.cpp's "smollm" splits off each digit first;
+    # tokens differ where a digit follows two or more whitespace characters, or a blank a non-ASCII number.
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     types = metadata.get("tokenizer.ggml.token_type")
