@@ -12,11 +12,16 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def causal_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """q [batch, heads, time, dim], k and v [batch, kv_heads, time, dim] -> [batch, heads, time, dim]."""
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
+    """q [batch, heads, time, dim], k and v [batch, kv_heads, time, dim] -> [batch, heads, time, dim].
+
+    cuDNN's path is left out: it plans anew for every length, which costs more than short prompts do.
+    """
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
 
 
 @dataclass(slots=True)

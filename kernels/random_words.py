@@ -31,10 +31,12 @@ def _signed(constant: int) -> int:
 
 
 def row_words(seed: int, position: torch.Tensor, sample: torch.Tensor, problem: torch.Tensor) -> torch.Tensor:
-    """Philox-4x32-10 words, int64 [rows, 4] in [0, 2^32).
+    """Philox-4x32-10 words, int64 [..., 4] in [0, 2^32).
 
-    ``position``, ``sample`` int64 [rows]; ``problem`` int64 [rows]: the 64-bit hash, two's complement.
+    ``position``, ``sample`` int64 [...] (broadcast together); ``problem`` int64 [...]: the 64-bit
+    hash, two's complement.
     """
+    position, sample, problem = torch.broadcast_tensors(position, sample, problem)
     c0, c1 = position & _MASK, sample & _MASK
     c2, c3 = problem & _MASK, (problem >> 32) & _MASK
     k0, k1 = seed & _MASK, (seed >> 32) & _MASK

@@ -9,29 +9,22 @@ from __future__ import annotations
 
 import torch
 
-from .random_words import gumbel, row_words, vocab_words
+from .random_words import gumbel, vocab_words
 
 
 def sample(
-    logits: torch.Tensor,
-    seed: int,
-    position: torch.Tensor,
-    sample_index: torch.Tensor,
-    problem: torch.Tensor,
-    temperature: float,
-    top_k: int = 0,
-    top_p: float = 1.0,
+    logits: torch.Tensor, words: torch.Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens int64 [rows] and their log probabilities [rows], from logits [rows, vocab].
 
-    ``position`` counts generated tokens from 0; ``sample_index`` and ``problem`` (64-bit hash) name
-    the trajectory; all int64 [rows]. Works in fp32, or float64 where the logits are.
+    ``words`` int64 [rows, 4]: the row words of each row's seed, position, sample and problem. Works
+    in fp32, or float64 where the logits are.
     """
     scores = logits if logits.dtype == torch.float64 else logits.float()
     if temperature == 0:
         token = scores.argmax(-1)
     else:
-        noise = gumbel(vocab_words(row_words(seed, position, sample_index, problem), logits.shape[-1]), scores.dtype)
+        noise = gumbel(vocab_words(words, logits.shape[-1]), scores.dtype)
         token = (filtered(scores / temperature, top_k, top_p) + noise).argmax(-1)
     logprob = scores.gather(-1, token[:, None]).squeeze(-1) - scores.logsumexp(-1)
     return token, logprob

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from harness.kernels.random_words import problem_hash
+from harness.kernels.random_words import problem_hash, row_words
 from harness.kernels.sample import sample
 from harness.models.resolve import LoadedModel
 from harness.models.state import StatePlan
@@ -101,17 +101,11 @@ class NativeBackend:
         generated, ended = self.generated[:rows], self.ended[:rows]
         before = generated.clone()
         tokens, logprobs = [], []
-        for _ in range(steps):
-            token, logprob = sample(
-                self.logits[:rows],
-                b.seed,
-                generated,
-                self.sample_index[:rows],
-                self.hash[:rows],
-                b.temperature,
-                b.top_k,
-                b.top_p,
-            )
+        # A row that runs draws at generated, generated + 1, ...: all words of the window at once.
+        ahead = generated[:, None] + torch.arange(steps, device=generated.device)
+        words = row_words(b.seed, ahead, self.sample_index[:rows, None], self.hash[:rows, None])
+        for i in range(steps):
+            token, logprob = sample(self.logits[:rows], words[:, i], b.temperature, b.top_k, b.top_p)
             tokens.append(token)
             logprobs.append(logprob)
             position = generated.clone()

@@ -110,7 +110,8 @@ class _Window:
         # A page without an owner starts beyond any position, so none of its tokens is valid.
         self.own_first = self._put(np.where(owner < 0, np.iinfo(np.int64).max // 2, first))
         prompt_pieces, total = self._prompts(state, rows, used)
-        width = int(state.table.count[:rows].max())
+        # One column at least, of "none": rows may all be at rest.
+        width = max(1, int(state.table.count[:rows].max()))
         own = np.where(state.table.held()[:rows, :width], state.table.table[:rows, :width], total)
         self.pieces = self._put(np.concatenate((own, np.where(prompt_pieces < 0, total, prompt_pieces)), axis=1))
 

@@ -25,14 +25,18 @@ def pages_of(table, slot):
     return table.table[slot, : table.count[slot]].tolist()
 
 
+def reserve(table, slot, tokens):
+    table.reserve(np.array([slot]), np.array([tokens]))
+
+
 def test_pages_go_out_lowest_first_and_come_back():
     table = PageTable(StatePlan(slots=3, new_tokens=4 * PAGE_TOKENS, prompt_tokens=(1,)))
-    table.reserve(0, 1)
-    table.reserve(1, 2 * PAGE_TOKENS)
-    table.reserve(0, PAGE_TOKENS + 1)
+    reserve(table, 0, 1)
+    table.reserve(np.array([0, 1]), np.array([1, 2 * PAGE_TOKENS]))
+    reserve(table, 0, PAGE_TOKENS + 1)
     assert (pages_of(table, 0), pages_of(table, 1)) == ([0, 3], [1, 2])
     table.release(1)
-    table.reserve(2, 1)
+    reserve(table, 2, 1)
     assert pages_of(table, 2) == [1]
     table.move(0, 1)
     assert (pages_of(table, 0), pages_of(table, 1)) == ([], [0, 3])
@@ -50,7 +54,7 @@ def test_random_lifecycles_never_share_or_lose_a_page():
         elif rng.random() < 0.2 and not table.count[(slot + 1) % 5]:
             table.move(slot, (slot + 1) % 5)
         else:
-            table.reserve(slot, int(rng.integers(1, 1000)))
+            reserve(table, slot, int(rng.integers(1, 1000)))
         out = [page for s in range(5) for page in pages_of(table, s)]
         assert sorted(out + table.free) == list(range(15))
         assert (table.count <= plan.slot_pages).all()
