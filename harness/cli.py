@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import errno
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -199,6 +200,8 @@ def distill_command(
     recipe: str, teacher: str | None, out: Path | None, device: str, scale: float, workers: int | None
 ) -> None:
     """Train an embedded model from a recipe; goes on where it was stopped."""
+    # Batch shapes vary; without this each new one costs a round of allocation. Read when torch is first imported.
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     from harness.bench.settings import choose_device
     from harness.distill.make import make
 

@@ -42,8 +42,6 @@ def make(
     if scale != 1:
         recipe = scaled(recipe, scale)
     folder = out or DISTILLED / recipe.name
-    # Batch shapes vary; without this every new one costs a round of allocation. Read at the first one.
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     teacher: Decoder | None = None
     teacher_sha256 = None
     if recipe.teacher is not None:

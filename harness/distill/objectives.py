@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -26,23 +27,34 @@ WIDTH_TOKENS = 64
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows padded on the right: ``tokens`` int64 [rows, time]; ``real`` bool [rows, time] marks tokens;
-    ``target`` bool [rows, time - 1] marks positions whose next token belongs to the solution."""
+    """Rows padded on the right, int64 ``tokens`` [rows, time].
+
+    ``real`` and ``target`` are flat indices into [rows * time]: the positions that hold a token, and
+    those whose next token belongs to the solution; ``wanted`` are these next tokens. Made on the
+    host, so that selecting positions never waits for the device.
+    """
 
     tokens: torch.Tensor
     real: torch.Tensor
     target: torch.Tensor
+    wanted: torch.Tensor
 
     @classmethod
     def of(cls, rows: Sequence[Row], device: torch.device) -> Batch:
         longest = max(len(r.tokens) for r in rows)
         time = -(-longest // WIDTH_TOKENS) * WIDTH_TOKENS
-        tokens = torch.tensor([r.tokens + [0] * (time - len(r.tokens)) for r in rows])
-        length = torch.tensor([len(r.tokens) for r in rows])[:, None]
-        prompt = torch.tensor([r.prompt for r in rows])[:, None]
-        at = torch.arange(time)[None]
-        target = (at[:, :-1] + 1 >= prompt) & (at[:, :-1] + 1 < length)
-        return cls(*(t.to(device, non_blocking=True) for t in (tokens, at < length, target)))
+        tokens = np.zeros((len(rows), time), dtype=np.int64)
+        for place, row in zip(tokens, rows, strict=True):
+            place[: len(row.tokens)] = row.tokens
+        length = np.array([len(r.tokens) for r in rows])[:, None]
+        prompt = np.array([r.prompt for r in rows])[:, None]
+        following = np.arange(time) + 1
+        real = np.flatnonzero(following <= length)
+        target = np.flatnonzero((following >= prompt) & (following < length))
+        arrays = (tokens, real, target, tokens.ravel()[target + 1])
+        pin = device.type == "cuda"
+        tensors = (torch.from_numpy(a).pin_memory() if pin else torch.from_numpy(a) for a in arrays)
+        return cls(*(t.to(device, non_blocking=True) for t in tensors))
 
 
 def weight_of(rows: Sequence[Row], objective: Objective) -> int:
@@ -54,16 +66,15 @@ def weight_of(rows: Sequence[Row], objective: Objective) -> int:
 
 def loss(objective: Objective, model: Decoder, teacher: Decoder | None, batch: Batch) -> torch.Tensor:
     if objective == "pretrain":
-        logits = model(batch.tokens)[:, :-1][batch.target].float()
-        return F.cross_entropy(logits, batch.tokens[:, 1:][batch.target])
+        return F.cross_entropy(_at(model(batch.tokens), batch.target).float(), batch.wanted)
     assert teacher is not None
     if objective == "mixers":
         return _mixers(model, teacher, batch)
     if objective == "hidden":
         return _hidden(model, teacher, batch)
     with torch.no_grad():
-        wanted = teacher(batch.tokens)[:, :-1][batch.target].float().log_softmax(-1)
-    got = model(batch.tokens)[:, :-1][batch.target].float().log_softmax(-1)
+        wanted = _at(teacher(batch.tokens), batch.target).float().log_softmax(-1)
+    got = _at(model(batch.tokens), batch.target).float().log_softmax(-1)
     return (wanted.exp() * (wanted - got)).sum(-1).mean()
 
 
@@ -75,8 +86,13 @@ def trainable(objective: Objective, model: Decoder) -> list[tuple[str, torch.nn.
     return [(n, p) for n, p in model.named_parameters() if any(n.startswith(prefix) for prefix in new)]
 
 
+def _at(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Rows of x [rows, time, n] at flat positions: [positions, n]."""
+    return x.flatten(0, 1).index_select(0, positions)
+
+
 def _relative_error(got: torch.Tensor, wanted: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    got, wanted = got[real].float(), wanted[real].float()
+    got, wanted = _at(got, real).float(), _at(wanted, real).float()
     return (got - wanted).square().sum() / wanted.square().sum()
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Tokenizer
 
 import harness.tasks.builtin
@@ -25,9 +26,9 @@ TOKENIZER = Path(harness.tasks.builtin.__file__).parent / "tokenizer.json"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
-    """``tokens`` of bos, prompt, solution, eos; targets begin at ``prompt`` (the solution's first token)."""
+    """``tokens`` int16 of bos, prompt, solution, eos; targets begin at ``prompt`` (the solution's first token)."""
 
-    tokens: list[int]
+    tokens: np.ndarray
     prompt: int
 
 
@@ -40,7 +41,8 @@ def row(index: int) -> Row:
     tokenizer = _tokenizer()
     item = train_item(index)
     prompt = [tokenizer.token_to_id("<|bos|>"), *tokenizer.encode(item.prompt + "\n").ids]
-    return Row([*prompt, *tokenizer.encode(item.solution).ids, tokenizer.token_to_id("<|eos|>")], len(prompt))
+    tokens = [*prompt, *tokenizer.encode(item.solution).ids, tokenizer.token_to_id("<|eos|>")]
+    return Row(np.array(tokens, dtype=np.int16), len(prompt))
 
 
 def _rows(first: int, count: int) -> list[Row]:

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,6 +27,7 @@ from harness.records import InputError
 
 MICRO_TOKENS = {"cuda": 65536, "cpu": 8192}
 CHECKPOINT_EVERY_S = 60.0
+LOG_EVERY = 10  # steps between two looks at the losses: each look waits for the device
 LOSS_FIELDS = ("step", "objective", "loss", "lr", "grad_norm", "rows", "tokens", "seconds")
 
 
@@ -70,20 +72,14 @@ def train(
                 pending = None
             rows = next(stream)
             value, norm, lr = _step(recipe, stage, inside, step, model, teacher, optimiser, rows, device)
-            record: dict[str, object] = {
-                "step": step,
-                "objective": stage.objective,
-                "loss": f"{value:.6g}",
-                "lr": f"{lr:.6g}",
-                "grad_norm": f"{norm:.4g}",
-                "rows": len(rows),
-                "tokens": sum(len(r.tokens) for r in rows),
-                "seconds": f"{seconds + time.monotonic() - began:.2f}",
-            }
-            log.writerow(record)
-            if on_step is not None:
-                on_step(step, record)
-            if time.monotonic() - last_save > CHECKPOINT_EVERY_S or step + 1 == end:
+            tokens = sum(len(r.tokens) for r in rows)
+            log.add(step, stage.objective, value, lr, norm, len(rows), tokens, seconds + time.monotonic() - began)
+            last = step + 1 == end
+            if last or (step + 1) % LOG_EVERY == 0:
+                record = log.flush()
+                if on_step is not None:
+                    on_step(step, record)
+            if last or time.monotonic() - last_save > CHECKPOINT_EVERY_S:
                 log.flush()
                 _save(checkpoint, model, optimiser, step + 1, recipe, recipe_sha256, seconds + time.monotonic() - began)
                 last_save = time.monotonic()
@@ -142,8 +138,8 @@ def _step(
     optimiser: torch.optim.AdamW,
     rows: list[Row],
     device: torch.device,
-) -> tuple[float, float, float]:
-    """One optimiser step over micro-batches of rows of like length; loss, gradient norm and rate."""
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """One optimiser step over micro-batches of rows of like length; loss, gradient norm (on the device) and rate."""
     lr = learning_rate(stage, inside)
     for group in optimiser.param_groups:
         group["lr"] = lr
@@ -160,7 +156,7 @@ def _step(
     norm = torch.nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], recipe.clip)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    return float(value), float(norm), lr
+    return value, norm, lr
 
 
 def micro_batches(rows: list[Row], tokens: int) -> Iterator[list[Row]]:
@@ -197,17 +193,33 @@ def _save(
 
 
 class _Log:
-    """losses.csv, cut back to the step that training goes on from."""
+    """losses.csv, cut back to the step that training goes on from. Numbers stay on the device until a flush."""
 
     def __init__(self, path: Path, kept: list[dict[str, str]]) -> None:
         self.file = path.open("w", newline="", encoding="utf-8")
         self.writer = csv.DictWriter(self.file, LOSS_FIELDS)
         self.writer.writeheader()
         self.writer.writerows(kept)
-        self.flush, self.close = self.file.flush, self.file.close
+        self.waiting: list[tuple[Any, ...]] = []
+        self.last: dict[str, object] = {}
 
-    def writerow(self, record: dict[str, object]) -> None:
-        self.writer.writerow(record)
+    def add(self, *values: Any) -> None:
+        """A row in the order of ``LOSS_FIELDS``."""
+        self.waiting.append(values)
+
+    def flush(self) -> dict[str, object]:
+        """Write what waits; the last row written."""
+        for step, objective, loss_, lr, norm, rows, tokens, seconds in self.waiting:
+            values = (step, objective, f"{float(loss_):.6g}", f"{lr:.6g}", f"{float(norm):.4g}", rows, tokens)
+            self.last = dict(zip(LOSS_FIELDS, (*values, f"{seconds:.2f}"), strict=True))
+            self.writer.writerow(self.last)
+        self.waiting.clear()
+        self.file.flush()
+        return self.last
+
+    def close(self) -> None:
+        self.flush()
+        self.file.close()
 
 
 def _open_log(path: Path, start: int) -> _Log:
