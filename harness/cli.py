@@ -13,7 +13,6 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from harness.records import InputError, nearest
 
@@ -30,13 +29,16 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="reasoning-harness")
 def cli() -> None:
-    """Sample a Transformer teacher and its distilled Mamba students under one clock, and draw what each second bought."""
+    """Sample a Transformer teacher and its Mamba students under one clock, and draw what each second bought."""
 
 
 def main() -> None:
     """Entry point: exit code 2 for a user's mistake, 130 for Ctrl-C."""
     try:
         cli(standalone_mode=False)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx is not None else "harness"
+        _fail(f"{error.format_message().rstrip('.')}; see `{command} --help`")
     except click.ClickException as error:
         _fail(error.format_message())
     except InputError as error:
@@ -58,7 +60,9 @@ def _fail(message: str) -> None:
 def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(
         [
-            click.option("--model", "models", multiple=True, help="Name or folder; several times. [the embedded three]"),
+            click.option(
+                "--model", "models", multiple=True, help="Name or folder; several times. [the embedded three]"
+            ),
             click.option("--task", "task_name", default="builtin", show_default=True, help="See `harness tasks`."),
             click.option("--budget", "budget_name", default="quick", show_default=True, help="Name or YAML file."),
             click.option("--run", "run_name", help="Name under results/runs/, or a path. [task, budget and time]"),
@@ -98,6 +102,7 @@ def _sample(console: Console, **given: Any) -> Any:
         device=device,
         dtype=choose_dtype(given["dtype"], device),
         fake_clock=given["clock_source"] == "fake",
+        task_source=given["task_name"],
     )
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     if given["resume"] and not given["run_name"]:
@@ -153,11 +158,15 @@ def grade_command(run: str | None, last: bool) -> None:
 
 @cli.command("report")
 @_run_argument
-def report_command(run: str | None, last: bool) -> None:
+@click.option("--cards", type=click.Path(path_type=Path), help="Folder of models whose cards this run's figures go to.")
+def report_command(run: str | None, last: bool, cards: Path | None) -> None:
     """Score a graded run: table, curves.csv and plots."""
-    from harness.bench.job import report
+    from harness.bench.job import report, update_cards
 
-    report(_folder(run, last), Console())
+    console, folder = Console(), _folder(run, last)
+    numbers = report(folder, console)
+    if cards is not None:
+        update_cards(folder, numbers, cards, console)
 
 
 @cli.group("tasks", invoke_without_command=True, cls=_Group)
@@ -167,24 +176,19 @@ def tasks_group(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is not None:
         return
     from harness.tasks.loader import list_tasks
+    from harness.tasks.tables import print_tasks
 
-    table = Table("task", "problems", "at hand", "pinned by", "licence", "where, or what to do")
-    for status in list_tasks():
-        row = [str(v) for v in dataclasses.astuple(status)]
-        table.add_row(row[0], row[1], "yes" if status.at_hand else "no", row[4], row[5], row[3])
-    Console().print(table)
+    print_tasks(list_tasks(), Console())
 
 
 @tasks_group.command("verify")
 def tasks_verify() -> None:
     """Check count and sha256 of every task at hand; exit code 1 where one does not fit."""
     from harness.tasks.loader import verify_tasks
+    from harness.tasks.tables import print_checks
 
     checks = verify_tasks()
-    table = Table(*[f.name for f in dataclasses.fields(checks[0])])
-    for check in checks:
-        table.add_row(*[str(v) for v in dataclasses.astuple(check)])
-    Console().print(table)
+    print_checks(checks, Console())
     if any(check.ok is False for check in checks):
         sys.exit(1)
 

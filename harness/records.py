@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -88,10 +89,10 @@ class Budget:
             if not ok:
                 raise InputError(f"budget.{field} = {getattr(self, field)!r}: {cure}")
 
-        check(bool(self.seconds) and all(s > 0 for s in self.seconds), "seconds", "must be above 0")
+        check(bool(self.seconds) and all(0 < s < math.inf for s in self.seconds), "seconds", "must be above 0, finite")
         check(self.samples_per_problem > 0, "samples_per_problem", "must be at least 1")
         check(self.max_new_tokens > 0, "max_new_tokens", "must be at least 1")
-        check(self.temperature >= 0, "temperature", "must be 0 (greedy) or above")
+        check(0 <= self.temperature < math.inf, "temperature", "must be 0 (greedy) or above, finite")
         check(0 < self.top_p <= 1, "top_p", "must lie in (0, 1]; 1 switches it off")
         check(self.top_k >= 0, "top_k", "must be 0 (off) or above")
         check(0 <= self.seed < 2**64, "seed", "must fit 64 bits, unsigned")
@@ -180,7 +181,7 @@ class Progress:
 
 
 def nearest(word: str, known: typing.Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the nearest known word, or the list of known words."""
+    """``did you mean 'x'?`` for the nearest known word, or the list of known words."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(names)
@@ -215,6 +216,10 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
             return value
         raise InputError(f"{where} = {value!r}: must be one of {', '.join(map(str, args))}")
     if origin in (typing.Union, types.UnionType):
+        records = [a for a in args if dataclasses.is_dataclass(a)]
+        if isinstance(value, Mapping) and len(records) == 1:
+            # Nothing else can be meant, and the error inside says more than one about the whole.
+            return _coerce(value, records[0], where)
         for option in args:
             try:
                 return _coerce(value, option, where)
@@ -239,6 +244,8 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
 def _describe(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return " or ".join(map(repr, typing.get_args(hint)))
+    if dataclasses.is_dataclass(hint):
+        return "named fields"
     return {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}.get(
         hint, str(hint)
     )

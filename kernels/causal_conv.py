@@ -14,7 +14,9 @@ def causal_conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     # A sum of shifted products: as fast as cuDNN's depthwise path forward, much faster backward.
     time = x.shape[1]
     padded = F.pad(x, (0, 0, weight.shape[1] - 1, 0))
-    y = sum(padded[:, j : j + time] * weight[:, j] for j in range(weight.shape[1]))
+    y = padded[:, :time] * weight[:, 0]
+    for j in range(1, weight.shape[1]):
+        y = y + padded[:, j : j + time] * weight[:, j]
     return y if bias is None else y + bias
 
 

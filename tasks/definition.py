@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -28,12 +27,6 @@ def read_definition(path: Path) -> TaskFile:
         raise InputError(f"{path.name}: cannot be read as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise InputError(f"{path.name}: expected named fields (file, fields, problems, ...), found {data!r}")
-    # Built one by one: inside an optional field, build() could only say that no alternative fits.
-    _nest(data, "fields", FieldMap, path.name)
-    _nest(data, "package", PackageSource, path.name)
-    if isinstance(data.get("hub"), dict):
-        _nest(data["hub"], "fields", FieldMap, f"{path.name}: hub")
-    _nest(data, "hub", HubSource, path.name)
     try:
         return build(TaskFile, data, path.name)
     except InputError as error:
@@ -136,12 +129,3 @@ class TaskFile:
             hub = f"revision {self.hub.revision[:12]}" if self.hub.revision else "unpinned"
         local = f"sha256 {self.sha256[:12]}" if self.sha256 else "unpinned"
         return "; hub ".join(dict.fromkeys(part for part in (local, hub) if part))
-
-
-def _nest(data: dict[str, Any], key: str, cls: type, where: str) -> None:
-    if data.get(key) is not None:
-        try:
-            data[key] = build(cls, data[key], f"{where}: {key}")
-        except InputError as error:
-            message = str(error)
-            raise InputError(message if message.startswith(where) else f"{where}: {message}") from None

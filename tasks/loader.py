@@ -33,7 +33,10 @@ COMMON_TEMPLATE = "{prompt}\nLet's think step by step and output the final answe
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TaskStatus:
-    """One line of the task table; ``detail`` is the file at hand, or what is missing and the cure."""
+    """One line of the task table; ``detail`` is the file at hand, or what is missing and the cure.
+
+    ``sha256`` is what the file is pinned by, None while it is not; ``hub`` the id of its data set there.
+    """
 
     name: str
     problems: int | None
@@ -42,6 +45,8 @@ class TaskStatus:
     pin: str
     licence: str
     note: str
+    sha256: str | None
+    hub: str | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,9 +100,9 @@ def list_tasks() -> list[TaskStatus]:
             at_hand, detail = True, str(find(name, definition, path.parent))
         except InputError as error:
             at_hand, detail = False, str(error)
-        table.append(
-            TaskStatus(name, definition.problems, at_hand, detail, definition.pin, definition.licence, definition.note)
-        )
+        facts = (definition.pin, definition.licence, definition.note, definition.sha256)
+        hub = definition.hub.id if definition.hub else None
+        table.append(TaskStatus(name, definition.problems, at_hand, detail, *facts, hub))
     return table
 
 

@@ -95,7 +95,11 @@ def _data_file(name: str, task: TaskFile, folder: Path) -> Path:
     for path in candidates:
         if path.is_file():
             return path
-    place = f"not in HARNESS_DATA = {root!r}; put it there" if root else "not at hand; set HARNESS_DATA to its folder"
+    place = (
+        f"not in HARNESS_DATA = {root!r}; put it into HARNESS_DATA"
+        if root
+        else "not at hand; set HARNESS_DATA to its folder"
+    )
     raise NotAtHand(f"task {name}: {wanted} is {place}{', or ' + _hub_cure(task) if task.hub else ''}")
 
 

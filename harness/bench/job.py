@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import json
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,9 +25,7 @@ from harness.models.resolve import Fingerprint, fingerprint
 from harness.records import Budget, InputError, Problem, Task, Trajectory, build
 from harness.report.data import RunData
 from harness.report.numbers import Numbers
-from harness.report.terminal import print_report
-from harness.report.write import write_report
-from harness.runs.folder import RunFolder
+from harness.runs.folder import RunFolder, replace
 from harness.runs.log import Heartbeat, LogContent, TrajectoryLog, read_log, truncate_to_committed
 from harness.runs.manifest import check_same, environment
 from harness.tasks.loader import load_task
@@ -56,6 +56,7 @@ def _open(
         check_same(manifest, fresh, str(folder.path))
         log = truncate_to_committed(folder.log_path) if folder.log_path.is_file() else read_log(folder.log_path)
         manifest["resumes"] = [*manifest["resumes"], fresh["created"]]
+        manifest["task_source"] = fresh["task_source"]  # the same task, perhaps from another place
         folder.write_manifest(manifest)
         return manifest, log
     if folder.path.is_dir() and any(folder.path.iterdir()):
@@ -75,6 +76,7 @@ def _manifest(settings: Settings, prints: list[Fingerprint]) -> dict[str, Any]:
             "prompt_template": settings.task.prompt_template,
             "problems": len(settings.problems),
         },
+        "task_source": _source(settings),
         "budget": budget,
         "models": {p.name: {"sha256": p.sha256, "random": p.random} for p in prints},
         "engine": "eager",
@@ -82,11 +84,19 @@ def _manifest(settings: Settings, prints: list[Fingerprint]) -> dict[str, Any]:
         "state_dtype": state_dtype,
         "look_every": LOOK_EVERY,
         "clock_source": "fake" if settings.fake_clock else "real",
+        "teachers": [],
         "batch": {},
         "calibration": {},
         "off_clock": {},
         "resumes": [],
     }
+
+
+def _source(settings: Settings) -> str:
+    """What grading loads the task by, from whatever folder it is called."""
+    source = settings.task_source or settings.task.name
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.is_file() else source
 
 
 def _sample_model(
@@ -108,7 +118,9 @@ def _sample_model(
     wanted = manifest["batch"].get(label, settings.budget.batch)
     batch = session.batch(wanted, max(map(len, all_rounds)))
     manifest["batch"][label] = batch
-    manifest["models"][label]["teacher"] = set(session.model.config.layers) == {"attention"}
+    # Not under "models": what a resumed run must agree in is known before any model is loaded.
+    if set(session.model.config.layers) == {"attention"} and label not in manifest["teachers"]:
+        manifest["teachers"].append(label)
     folder.write_manifest(manifest)
     done = {r: p for (model, b, r), p in log.rounds.items() if model == label and b == batch}
     if len(done) == len(all_rounds) and all(p.looks[-1].ended for p in done.values()):
@@ -169,10 +181,46 @@ def _plain_bar(console: Console) -> Progress:
 
 def report(folder: RunFolder, console: Console) -> Numbers:
     """Score a graded run; write its files and plots and print the table."""
+    # They bring pandas and matplotlib, which sampling and grading do without.
+    from harness.report.terminal import print_report
+    from harness.report.write import write_report
+
     numbers = write_report(run_data(folder), folder.path)
     print_report(numbers, console)
     console.print(f"files: {folder.path}/curves.csv, report.json, plots/", highlight=False)
     return numbers
+
+
+def update_cards(folder: RunFolder, numbers: Numbers, models: Path, console: Console) -> None:
+    """Write what this run measured into the cards of the models under ``models`` (drained runs alone)."""
+    from harness.distill.card import ACCURACY, write_card
+
+    manifest, run = folder.read_manifest(), numbers.run
+    for name, model in numbers.models.items():
+        target = models / name
+        if not (target / "training.json").is_file():
+            continue
+        at_k = model.accuracy.at_k if model.accuracy is not None else None
+        if at_k is None or not at_k.is_point:
+            raise InputError(f"--cards: run {folder.path} has no pass@k of {name}; cards want a drained run, finished")
+        columns = zip(at_k.ks, at_k.pass_at_k.value, at_k.guess, at_k.majority_at_k.value, strict=True)
+        facts = {
+            "run": folder.path.name,
+            "command": manifest["command"],
+            "commit": manifest["commit"],
+            "device": run.manifest["device"],
+            "date": run.manifest["date"],
+            "task_sha256": manifest["task"]["sha256"],
+            "problems": len(run.problems),
+            "samples": run.budget.samples_per_problem,
+            "temperature": run.budget.temperature,
+            "mean_length": model.mean_length_drained,
+            "truncated": model.truncated,
+            "at_k": [{"k": k, "pass": p, "guess": g, "majority": m} for k, p, g, m in columns],
+        }
+        replace(target / ACCURACY, json.dumps(facts, indent=1, default=float) + "\n")
+        write_card(target)
+        console.print(f"card: {target / 'README.md'}", highlight=False)
 
 
 def run_data(folder: RunFolder) -> RunData:
@@ -190,7 +238,6 @@ def run_data(folder: RunFolder) -> RunData:
         )
         for name in manifest["models"]
     }
-    teachers = [n for n, m in manifest["models"].items() if m.get("teacher")]
     return RunData(
         task=task.name,
         problems=settings_problems,
@@ -198,7 +245,7 @@ def run_data(folder: RunFolder) -> RunData:
         models=by_model,
         gold_class_ids=gold_classes(settings_problems),
         manifest=printed(manifest),
-        teacher=(teachers or list(manifest["models"]))[0],
+        teacher=[*manifest["teachers"], *manifest["models"]][0],
         drained=budget.drain,
         accuracy_allowed=not random,
     )
@@ -222,7 +269,7 @@ def printed(manifest: dict[str, Any]) -> dict[str, Any]:
 
 def task_of(manifest: dict[str, Any]) -> Task:
     """The run's task, loaded anew; another content than the run had is an InputError."""
-    task = load_task(manifest["task"]["name"])
+    task = load_task(manifest.get("task_source", manifest["task"]["name"]))
     if task.sha256 != manifest["task"]["sha256"]:
         raise InputError(
             f"task {task.name}: sha256 {task.sha256[:12]}..., the run has {manifest['task']['sha256'][:12]}...;"

@@ -15,7 +15,10 @@ CALIBRATION_EVERY = 5
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
-    """``models`` in the order they are sampled; the first all-attention one is the baseline of comparisons."""
+    """``models`` in the order they are sampled; the first all-attention one is the baseline of comparisons.
+
+    ``task_source`` is the name or path that the task was loaded by.
+    """
 
     models: tuple[str, ...]
     task: Task
@@ -23,6 +26,7 @@ class Settings:
     device: torch.device
     dtype: torch.dtype
     fake_clock: bool = False
+    task_source: str = ""
 
     def __post_init__(self) -> None:
         if not self.models:

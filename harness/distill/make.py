@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from harness.distill.card import LOSSES, TRAINING, write_card
 from harness.distill.recipe import load_recipe, scaled
 from harness.distill.rows import TOKENIZER
 from harness.distill.train import read_losses, train, write_summary
@@ -62,11 +63,11 @@ def make(
         model = train(recipe, digest, teacher, folder, device, workers, on_step=on_step)
     native.save(model, folder)
     shutil.copyfile(TOKENIZER, folder / native.TOKENIZER)
-    losses = read_losses(folder / "losses.csv")
+    losses = read_losses(folder / LOSSES)
     seconds = float(losses[-1]["seconds"])
     tokens = sum(int(r["tokens"]) for r in losses)
     write_summary(
-        folder / "training.json",
+        folder / TRAINING,
         {
             "recipe": recipe.name,
             "recipe_sha256": digest,
@@ -84,6 +85,7 @@ def make(
             "final_loss": float(losses[-1]["loss"]),
         },
     )
+    write_card(folder)
     console.print(
         f"{folder}: {recipe.steps} steps, {tokens / 1e6:.1f} M tokens in {seconds:.0f} s"
         f" ({tokens / max(seconds, 1e-9) / 1e3:.0f}k tokens/s), final loss {losses[-1]['loss']}",

@@ -20,7 +20,6 @@ from harness.distill.recipe import Objective
 from harness.distill.rows import Row
 from harness.models.decoder import Decoder
 
-
 # Batches are padded to a multiple of this: few distinct shapes keep the GPU's allocator quiet.
 WIDTH_TOKENS = 64
 
@@ -118,6 +117,4 @@ def _hidden(model: Decoder, teacher: Decoder, batch: Batch) -> torch.Tensor:
         teacher(batch.tokens, wanted)
     got: list[torch.Tensor] = []
     model(batch.tokens, got)
-    return torch.stack(
-        [_relative_error(g, w, batch.real) for g, w in zip(got[1:], wanted[1:], strict=True)]
-    ).mean()
+    return torch.stack([_relative_error(g, w, batch.real) for g, w in zip(got[1:], wanted[1:], strict=True)]).mean()

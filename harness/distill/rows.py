@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import multiprocessing
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def _rows(first: int, count: int) -> list[Row]:
     return [row(i) for i in range(first, first + count)]
 
 
-def steps(recipe: Recipe, start: int, workers: int) -> Iterator[list[Row]]:
+def steps(recipe: Recipe, start: int, workers: int) -> Generator[list[Row], None, None]:
     """The rows of each step from ``start`` on; ``workers`` 0 makes them in this process."""
     wanted = ((recipe.first_item(s), recipe.rows_at(s)) for s in range(start, recipe.steps))
     if workers == 0:

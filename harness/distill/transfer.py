@@ -34,6 +34,7 @@ def transfer(teacher: Decoder, student: Decoder) -> None:
         if isinstance(target.mixer, Attention):
             target.mixer.load_state_dict(source.mixer.state_dict())
         else:
+            assert isinstance(source.mixer, Attention)  # _check holds the teacher to it
             _attention_to_mamba(source.mixer, target.mixer)
 
 
@@ -41,7 +42,8 @@ def _attention_to_mamba(attention: Attention, mamba: Mamba2) -> None:
     c = mamba.config
     q, k, v = attention.qkv.weight.split((c.inner, c.inner, c.inner))
     mamba.in_proj.weight.zero_()
-    half_life = torch.logspace(*(math.log10(h) for h in HALF_LIVES_TOKENS), c.heads)
+    first, last = (math.log10(h) for h in HALF_LIVES_TOKENS)
+    half_life = torch.logspace(first, last, c.heads)
     mean = 1 - torch.exp2(-1 / half_life)
     v = (v.unflatten(0, (c.heads, c.head_dim)) * mean[:, None, None]).flatten(0, 1)
     scale = c.state**-0.25

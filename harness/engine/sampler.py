@@ -47,6 +47,7 @@ class Sink(Protocol):
 @dataclasses.dataclass(slots=True)
 class _Row:
     job: Job
+    place: int  # in the queue
     t_submit: float
     scanner: StopScanner
     t_first: float | None = None
@@ -109,6 +110,8 @@ class _Round:
             submitted = self._submit()
             self._compact()
             if not self.rows and not submitted:
+                # Taken up behind its deadline, nothing in flight: a look must still close the round.
+                self.s.sink.commit([], self._look(self.clock.now(), [], True))
                 break
             window = self._decode()
             now = self.clock.now()
@@ -134,14 +137,14 @@ class _Round:
         slots = len(self.free)
         while len(new) < slots and self.next_job < len(self.jobs) and self.clock.now() < self.budget.deadline_s:
             job = self.jobs[self.next_job]
-            new.append(self._row(job, self.clock.now()))
+            new.append(self._row(job, self.next_job, self.clock.now()))
             self.next_job += 1
             self._prefill(job.prompt)
         self._seat(new)
         return new
 
-    def _row(self, job: Job, t_submit: float) -> _Row:
-        return _Row(job, t_submit, StopScanner(self.budget.stop, self.budget.stop_after_boxed))
+    def _row(self, job: Job, place: int, t_submit: float) -> _Row:
+        return _Row(job, place, t_submit, StopScanner(self.budget.stop, self.budget.stop_after_boxed))
 
     def _prefill(self, prompt: int) -> None:
         if prompt not in self.prefilled:
@@ -171,12 +174,11 @@ class _Round:
         return window
 
     def _finished(self, window: Window, now: float) -> list[Trajectory]:
-        """Take in a window's tokens; the trajectories that this look ends, in slot order."""
+        """Take in a window's tokens; the trajectories that this look ends, in the queue's order (slots change)."""
         over = now > self.budget.deadline_s
         out = []
         self._absorb_all(window)
-        for slot in sorted(self.rows):
-            row = self.rows[slot]
+        for slot, row in sorted(self.rows.items(), key=lambda item: item[1].place):
             if row.t_first is None:
                 row.t_first = now
             if over and not self.budget.drain:
@@ -232,13 +234,13 @@ class _Round:
 
     def _recover(self, progress: Progress) -> None:
         """Stand where the last look stood: decode the rows in flight again, off the clock."""
-        job_of = {(j.problem_id, j.sample): j for j in self.jobs}
+        place_of = {(j.problem_id, j.sample): place for place, j in enumerate(self.jobs)}
         self.next_job = sum(len(look.submitted) for look in progress.looks)
         self.done = len(progress.finished)
         self.look = progress.looks[-1].look + 1
         for look in progress.looks:
             for problem_id, sample, _ in look.submitted:
-                prompt = job_of[problem_id, sample].prompt
+                prompt = self.jobs[place_of[problem_id, sample]].prompt
                 if prompt not in self.prefilled:
                     self.backend.prefill(prompt)
                     self.prefilled.add(prompt)
@@ -246,7 +248,8 @@ class _Round:
             new = []
             for problem_id, sample, t_submit in look.submitted:
                 if (problem_id, sample) not in progress.finished:
-                    row = self._row(job_of[problem_id, sample], t_submit)
+                    place = place_of[problem_id, sample]
+                    row = self._row(self.jobs[place], place, t_submit)
                     row.t_first = look.clock_s
                     new.append(row)
             self._seat(new)

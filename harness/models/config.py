@@ -105,11 +105,6 @@ class DecoderConfig:
             raise InputError(f"{path}: not JSON ({error.msg}, line {error.lineno}); write it anew") from error
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}); a model folder holds config.json") from error
-        if isinstance(data, dict):
-            # Read first, so that an error names the field inside and not the whole part.
-            for key, part in (("attention", AttentionConfig), ("mamba", MambaConfig)):
-                if isinstance(data.get(key), dict):
-                    data[key] = build(part, data[key], f"{path}: {key}")
         return build(cls, data, str(path))
 
     def to_json(self) -> str:

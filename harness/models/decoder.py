@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.width)
-        self.blocks = nn.ModuleList(Block(config, kind) for kind in config.layers)
+        blocks = nn.ModuleList(Block(config, kind) for kind in config.layers)
+        self.blocks = cast("Sequence[Block]", blocks)  # a ModuleList alone would not say of what
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
         self._rope: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -56,7 +58,7 @@ class Decoder(nn.Module):
         ids = torch.tensor([list(tokens)], device=self.device)
         x = self.embedding(ids)
         cos, sin = (t[: ids.shape[1], None] for t in self.rope_tables(x))
-        for block, layer in zip(self.blocks, state.layers, strict=True):
+        for block, layer in self._with_states(state):
             x = block.feed(x + block.mixer.prefill(block.mixer_norm(x), (cos, sin), layer, prompt))
         return self.logits(x[0, -1])
 
@@ -66,9 +68,13 @@ class Decoder(nn.Module):
         x = self.embedding(tokens)
         position = index.position.clamp_max(self.config.context - 1)
         cos, sin = (t[position, None] for t in self.rope_tables(x))
-        for block, layer in zip(self.blocks, state.layers, strict=True):
+        for block, layer in self._with_states(state):
             x = block.feed(x + block.mixer.step(block.mixer_norm(x), (cos, sin), layer, index))
         return self.logits(x)
+
+    def _with_states(self, state: DecodeState) -> Iterable[tuple[Block, Any]]:
+        """Each block with its layer's state, which is of the kind that its mixer takes."""
+        return zip(self.blocks, state.layers, strict=True)
 
     def new_state(self, plan: StatePlan, state_dtype: torch.dtype | None = None) -> DecodeState:
         """A zeroed state; the SSM state is fp32 unless asked otherwise, float64 in a float64 model."""

@@ -192,14 +192,14 @@ class PageTable:
         return used, owner, first
 
 
-def contiguous_ranges(pages: Sequence[int], most: int) -> list[tuple[int, int]]:
+def contiguous_ranges(pages: Sequence[int] | np.ndarray, most: int) -> list[tuple[int, int]]:
     """At most ``most`` half-open ranges that hold all ``pages`` (sorted), closing the smallest gaps."""
     if not len(pages):
         return []
     ordered = np.unique(np.asarray(pages))
     gaps = np.diff(ordered)
-    cuts = np.sort(np.argsort(gaps, kind="stable")[::-1][: most - 1]) if most > 1 else np.array([], dtype=int)
-    cuts = [int(c) for c in cuts if gaps[c] > 1]
+    widest = np.sort(np.argsort(gaps, kind="stable")[::-1][: most - 1])
+    cuts = [int(c) for c in widest if gaps[c] > 1]
     starts = [0] + [c + 1 for c in cuts]
     ends = [c + 1 for c in cuts] + [len(ordered)]
     return [(int(ordered[s]), int(ordered[e - 1]) + 1) for s, e in zip(starts, ends, strict=True)]

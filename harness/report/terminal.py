@@ -1,17 +1,19 @@
-"""The report as a reader of a terminal sees it: budgets, comparisons, where the seconds went.
+"""The report as a reader of a terminal sees it: accuracy, speed, comparisons, where the seconds went.
 
-Accuracy in percent with its 95 % interval. The tables say nothing that ``report.json`` does not hold.
+Whole at 80 columns: a long model name folds, nothing is cut. Accuracy in percent with its 95 %
+interval. The tables say nothing that ``report.json`` does not hold.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from harness.report.files import budget_rows
@@ -21,118 +23,153 @@ from harness.scoring.crossover import SHARES, proven_span
 
 MARKS = {1: "+", 0: "?", -1: "-"}
 BLANK = "–"
+COST_RULE = "log(s/success) = log(s/token) + log(tokens/attempt) - log(successes/attempt)"
+Row = Mapping[str, Any]
 
 
 def print_report(numbers: Numbers, console: Console) -> None:
-    """All tables; for random weights only what has no accuracy in it."""
-    console.print(_budgets(numbers))
+    """What was run, then all tables; for random weights only what has no accuracy in it."""
+    console.print(_run_line(numbers), highlight=False, markup=False)
+    tables = [_accuracy(numbers)] if numbers.run.accuracy_allowed else []
+    tables.append(_speed(numbers))
     if numbers.comparisons:
-        console.print(_comparisons(numbers))
-    console.print(_costs(numbers))
+        tables += [_crossovers(numbers), _speedups(numbers)]
+    tables.append(_costs(numbers) if numbers.run.accuracy_allowed else _totals(numbers))
+    for table in tables:
+        console.print(table)
     for line in _remarks(numbers):
         console.print(line, highlight=False, markup=False)
 
 
-def _budgets(numbers: Numbers) -> Table:
+def _run_line(numbers: Numbers) -> str:
     run = numbers.run
-    title = f"{run.task}: {len(run.problems)} problems, clock: {run.budget.clock}"
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    accurate = run.accuracy_allowed
-    headers = ["model", "batch", "s"]
-    if accurate:
-        headers += ["coverage %", "> guess", "majority %"]
-    headers += ["done", "none %", "tok/s", "length"]
-    if numbers.comparisons:
-        headers += ["S cov", "S maj", "proven"]
+    batches = [str(m.batch) for m in numbers.models.values()]
+    batch = batches[0] if len(set(batches)) == 1 else " / ".join(batches)
+    device = run.manifest.get("device", "device not recorded")
+    return f"{run.task}: {len(run.problems)} problems, clock {run.budget.clock}, batch {batch}, {device}"
+
+
+def _table(title: str, *headers: str, text: int = 1) -> Table:
+    """The first column folds; the first ``text`` ones are flush left."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for i, header in enumerate(headers):
-        table.add_column(header, justify="left" if i == 0 else "right", no_wrap=True)
-    for second in sorted(run.budget.seconds):
+        justify: Any = "left" if i < text else "right"
+        table.add_column(header, justify=justify, no_wrap=i > 0, overflow="fold")
+    return table
+
+
+def _by_second(numbers: Numbers, table: Table, cells: Callable[[Row], list[str]]) -> Table:
+    """A row for each budget and model, budgets apart."""
+    for second in sorted(numbers.run.budget.seconds):
         for row in budget_rows(numbers, second):
-            cells = [row["model"], str(row["batch"]), f"{second:g}"]
-            if accurate:
-                cells += [_interval(row, "coverage"), f"{100 * row['above_guess']:+.1f}", _interval(row, "majority")]
-            cells += [
-                f"{row['finished_median']:g}{'!' if row['in_flight_warning'] else ''}",
-                f"{100 * row['none_finished']:.0f}",
-                f"{row['tokens_per_s']:,.0f}",
-                _number(row["mean_length"], ",.0f"),
-            ]
-            if "speedup_coverage" in row:
-                cells += [_times(row["speedup_coverage"]), _times(row["speedup_majority"])]
-                cells.append(f"{MARKS[row['proven_coverage']]} {MARKS[row['proven_majority']]}")
-            elif numbers.comparisons:
-                cells += [BLANK] * 3
-            table.add_row(*cells)
+            table.add_row(escape(row["model"]), f"{second:g}", *cells(row))
         table.add_section()
     return table
 
 
-def _comparisons(numbers: Numbers) -> Table:
-    table = Table(title=f"Against {numbers.run.teacher}", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    headers = ["student", "metric", "verdict", "ahead for good from, s", "P(by T)", "proven ahead, s"]
-    headers += ["S(10 %)", "S(50 %)", "S(90 %)"]
-    for i, header in enumerate(headers):
-        table.add_column(header, justify="left" if i < 3 else "right", no_wrap=i > 0, overflow="fold")
+def _accuracy(numbers: Numbers) -> Table:
+    proven = ["proven"] if numbers.comparisons else []
+
+    def cells(row: Row) -> list[str]:
+        out = [_interval(row, "coverage"), f"{100 * row['above_guess']:+.1f}", _interval(row, "majority")]
+        if "proven_coverage" in row:
+            out.append(f"{MARKS[row['proven_coverage']]} {MARKS[row['proven_majority']]}")
+        elif proven:
+            out.append(BLANK)
+        return out
+
+    return _by_second(numbers, _table("Accuracy", "model", "s", "coverage %", "> guess", "majority %", *proven), cells)
+
+
+def _speed(numbers: Numbers) -> Table:
+    sooner = ["S cov", "S maj"] if numbers.comparisons else []
+
+    def cells(row: Row) -> list[str]:
+        out = [
+            str(row["batch"]),
+            f"{row['finished_median']:g}{'!' if row['in_flight_warning'] else ''}",
+            f"{100 * row['none_finished']:.0f}",
+            f"{row['tokens_per_s']:,.0f}",
+            _number(row["mean_length"], ",.0f"),
+        ]
+        if "speedup_coverage" in row:
+            out += [_times(row["speedup_coverage"]), _times(row["speedup_majority"])]
+        elif sooner:
+            out += [BLANK] * 2
+        return out
+
+    headers = ("model", "s", "batch", "done", "none %", "tok/s", "length", *sooner)
+    return _by_second(numbers, _table("Speed", *headers), cells)
+
+
+def _crossovers(numbers: Numbers) -> Table:
+    headers = ("student", "metric", "verdict", "ahead from, s", "P(by T)", "proven ahead, s")
+    table = _table(f"Against {escape(numbers.run.teacher)}", *headers, text=3)
     for name, pair in numbers.comparisons.items():
         for metric, c in pair.items():
             low, _, high = c.crossover_quantiles_s
             span = proven_span(c)
-            s10, s50, s90 = (SHARES.index(share) for share in (0.1, 0.5, 0.9))
-            median = _times(c.speedup[s50])
-            if not math.isnan(c.speedup[s50]):
-                median += f" [{c.speedup_low[s50]:.2f}, {c.speedup_high[s50]:.2f}]"
             table.add_row(
-                name,
+                escape(name),
                 metric,
                 c.outcome,
-                f"{_second(c.crossover_s)} [{_second(low)}, {_second(high)}]",
+                escape(f"{_second(c.crossover_s)} [{_second(low)}, {_second(high)}]"),
                 f"{c.p_crossed:.2f}",
                 f"{span[0]:.3g} to {span[1]:.3g}" if span else BLANK,
-                _times(c.speedup[s10]),
-                median,
-                _times(c.speedup[s90]),
             )
+        table.add_section()
+    return table
+
+
+def _speedups(numbers: Numbers) -> Table:
+    shares = (0.1, 0.5, 0.9)
+    title = f"S: how many times sooner than {escape(numbers.run.teacher)} at a share of its final value"
+    table = _table(title, "student", "metric", *(f"S({100 * share:.0f} %)" for share in shares), text=2)
+    for name, pair in numbers.comparisons.items():
+        for metric, c in pair.items():
+            cells = []
+            for at in (SHARES.index(share) for share in shares):
+                value, low, high = (_ratio(v[at]) for v in (c.speedup, c.speedup_low, c.speedup_high))
+                cells.append(BLANK if value == BLANK else f"{value} [{low}, {high}]")
+            table.add_row(escape(name), metric, *map(escape, cells))
+        table.add_section()
     return table
 
 
 def _costs(numbers: Numbers) -> Table:
-    if not numbers.run.accuracy_allowed:
-        return _speeds(numbers)
     run = numbers.run
-    sum_rule = "log(s / success) = log(s / token) + log(tokens / attempt) - log(successes / attempt)"
-    table = Table(title=f"By {run.budget.deadline_s:g} s: {sum_rule}", box=box.SIMPLE_HEAD)
-    for i, header in enumerate(("", "s / success", "s / token", "tokens / attempt", "successes / attempt")):
-        table.add_column(header, justify="left" if i == 0 else "right")
+    headers = ("", "s/success", "s/token", "tokens/attempt", "successes/attempt")
+    table = _table(f"Cost by {run.budget.deadline_s:g} s", *headers)
     parts = {name: m.accuracy.decomposition for name, m in numbers.models.items() if m.accuracy is not None}
     for name, part in parts.items():
-        table.add_row(name, *_terms(part, plain=True))
-    for name in run.students:
-        table.add_row(f"{name}, log over teacher", *_terms(parts[name].minus(parts[run.teacher]), plain=False))
+        logs = _logs(part)
+        table.add_row(escape(name), *(_number(float(np.exp(log)), ".3g") for log in logs))
+        table.add_row("  log", *(_number(log, ".3f") for log in logs))
+        if name != run.teacher:
+            over = _logs(part.minus(parts[run.teacher]))
+            table.add_row("  log over teacher", *(_number(log, "+.3f") for log in over))
+        table.add_section()
     return table
 
 
-def _speeds(numbers: Numbers) -> Table:
+def _totals(numbers: Numbers) -> Table:
     deadline_s = numbers.run.budget.deadline_s
-    table = Table(title=f"By {deadline_s:g} s (no accuracy: random weights)", box=box.SIMPLE_HEAD)
-    for i, header in enumerate(("model", "system seconds", "finished", "tokens of finished", "s / token")):
-        table.add_column(header, justify="left" if i == 0 else "right")
+    headers = ("model", "system seconds", "finished", "tokens of finished", "s/token")
+    table = _table(f"By {deadline_s:g} s (no accuracy: random weights)", *headers)
     for name, model in numbers.models.items():
         elapsed_s, samples, tokens = model.elapsed_s[-1], model.samples[-1], model.tokens[-1]
         per_token = _number(elapsed_s / tokens if tokens else math.nan, ".3g")
-        table.add_row(name, f"{elapsed_s:,.4g}", f"{samples:,.0f}", f"{tokens:,.0f}", per_token)
+        table.add_row(escape(name), f"{elapsed_s:,.4g}", f"{samples:,.0f}", f"{tokens:,.0f}", per_token)
     return table
 
 
-def _terms(part: Decomposition, plain: bool) -> list[str]:
-    logs: Sequence[float] = (
+def _logs(part: Decomposition) -> Sequence[float]:
+    return (
         part.log_seconds_per_success,
         part.log_seconds_per_token,
         part.log_tokens_per_attempt,
         part.log_successes_per_attempt,
     )
-    if plain:
-        return [f"{_number(float(np.exp(log)), '.3g')} (log {_number(log, '.3f')})" for log in logs]
-    return [_number(log, "+.3f") for log in logs]
 
 
 def _remarks(numbers: Numbers) -> list[str]:
@@ -140,11 +177,14 @@ def _remarks(numbers: Numbers) -> list[str]:
     lines = []
     if any(m.in_flight.warn[numbers.index_of(s)] for m in numbers.models.values() for s in run.budget.seconds):
         lines.append("! batch / finished above 0.2: what has finished by then is biased to short chains.")
+    lines.append("done: median finished a problem. none %: problems with none. length: mean tokens of the finished.")
+    if run.accuracy_allowed:
+        lines.append(f"> guess: coverage above guessing, in points. Brackets: 95 % intervals. {COST_RULE}.")
     if numbers.comparisons:
         lines.append(
-            "done: median finished a problem. > guess: coverage above guessing, in points. "
-            "S: by what factor sooner the student had what the teacher had by then. "
-            "proven: coverage, majority by the simultaneous 95 % band (+ ahead, - behind, ? open). [ ]: 95 % intervals."
+            "S cov, S maj: how many times sooner the student had what the teacher had by then (0: not by the end). "
+            "ahead from: for good, with P of it by the last second. proven: coverage, majority by the simultaneous "
+            "95 % band (+ ahead, - behind, ? open)."
         )
     for name, model in numbers.models.items():
         if model.accuracy is not None and model.samples[-1]:
@@ -159,8 +199,9 @@ def _remarks(numbers: Numbers) -> list[str]:
     return lines
 
 
-def _interval(row: dict[str, Any], metric: str) -> str:
-    return f"{100 * row[metric]:.1f} [{100 * row[f'{metric}_lo']:.1f}, {100 * row[f'{metric}_hi']:.1f}]"
+def _interval(row: Row, metric: str) -> str:
+    low, high = (100 * row[f"{metric}_{end}"] for end in ("lo", "hi"))
+    return escape(f"{100 * row[metric]:.1f} [{low:.1f}, {high:.1f}]")
 
 
 def _second(value: float) -> str:
@@ -169,6 +210,11 @@ def _second(value: float) -> str:
 
 def _times(value: float) -> str:
     return BLANK if math.isnan(value) else f"{value:.2f}x"
+
+
+def _ratio(value: float) -> str:
+    """Three digits, so that an interval stays narrow."""
+    return _number(value, ".2f" if abs(value) < 10 else ".3g")
 
 
 def _number(value: float, spec: str) -> str:

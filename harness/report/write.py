@@ -18,7 +18,7 @@ from harness.report.numbers import Numbers, compute
 from harness.report.style import save
 from harness.report.terminal import print_report
 
-TABLE_WIDTH = 140
+TABLE_WIDTH = 100
 
 
 def write_report(run: RunData, out: Path) -> Numbers:

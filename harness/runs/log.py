@@ -8,6 +8,7 @@ trajectories that no look committed: they were in flight.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -32,43 +33,51 @@ class TrajectoryLog:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._lock = threading.Lock()
         self._last_sync = monotonic()
-        self._failed = False
+        self._failed: OSError | None = None
 
     def commit(self, finished: Sequence[Trajectory], look: Look) -> None:
         rows = [{"kind": "trajectory", **dataclasses.asdict(t)} for t in finished]
         self._write([*rows, {"kind": "look", **dataclasses.asdict(look)}])
 
     def heartbeat(self, model: str, batch: int, round: int, clock_s: float) -> None:
-        self._write([{"kind": "heartbeat", "model": model, "batch": batch, "round": round, "clock_s": clock_s}])
+        # A failure is kept for the next commit, whose thread can end the run.
+        with contextlib.suppress(OSError):
+            self._write([{"kind": "heartbeat", "model": model, "batch": batch, "round": round, "clock_s": clock_s}])
 
     def sync(self) -> None:
         with self._lock:
             self._sync()
 
     def close(self) -> None:
-        self.sync()
-        os.close(self._file)
+        try:
+            self.sync()
+        finally:
+            os.close(self._file)
 
     def _write(self, rows: Iterable[dict[str, Any]]) -> None:
         data = "".join(json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in rows).encode()
         with self._lock:
-            if self._failed:
-                return
+            if self._failed is not None:
+                raise self._failed
             start = os.fstat(self._file).st_size
             try:
                 view = memoryview(data)
                 while view:
                     view = view[os.write(self._file, view) :]
-            except OSError:
+            except OSError as error:
                 # A full disk must not leave half a row that a later one would be glued to.
-                self._failed = True
+                self._failed = error
                 os.ftruncate(self._file, start)
                 raise
             if self._monotonic() - self._last_sync >= SYNC_EVERY_S:
                 self._sync()
 
     def _sync(self) -> None:
-        os.fsync(self._file)
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            self._failed = error
+            raise
         self._last_sync = self._monotonic()
 
 
@@ -121,10 +130,13 @@ def read_log(path: Path) -> LogContent:
             pending.append(build(Trajectory, row, where))
             continue
         if kind == "heartbeat":
-            key = (row["model"], row["batch"], row["round"])
-            clock[key] = max(clock.get(key, 0.0), float(row["clock_s"]))
+            beat = build(_Beat, row, where)
+            key = (beat.model, beat.batch, beat.round)
+            # Before its first look a round has nothing to go on with: it starts again at zero.
+            if key in looks:
+                clock[key] = max(clock[key], beat.clock_s)
         elif kind == "look":
-            look = Look(**{**row, "submitted": tuple((p, s, t) for p, s, t in row["submitted"])})
+            look = _look(row, where)
             key = (look.model, look.batch, look.round)
             looks.setdefault(key, []).append(look)
             clock[key] = max(clock.get(key, 0.0), look.clock_s)
@@ -137,6 +149,21 @@ def read_log(path: Path) -> LogContent:
             committed = end
     rounds = {k: Progress(tuple(v), frozenset(finished[k]), clock[k]) for k, v in looks.items()}
     return LogContent(tuple(trajectories), rounds, committed)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Beat:
+    model: str
+    batch: int
+    round: int
+    clock_s: float
+
+
+def _look(row: dict[str, Any], where: str) -> Look:
+    try:
+        return Look(**{**row, "submitted": tuple((p, s, t) for p, s, t in row["submitted"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{where}: not a look ({error}); restore the file") from error
 
 
 def truncate_to_committed(path: Path) -> LogContent:

@@ -7,7 +7,9 @@ import functools
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "format": FORMAT,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit(),
+        "command": shlex.join(["harness", *sys.argv[1:]]),
         "python": platform.python_version(),
         "libraries": {name: _version(name) for name in LIBRARIES},
         "device_type": device.type,

@@ -1,14 +1,17 @@
+import io
 import json
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from harness.records import InputError
 from harness.report import plots
 from harness.report.files import AT_K_COLUMNS, CURVE_COLUMNS, as_plain
 from harness.report.numbers import compute
+from harness.report.terminal import print_report
 from harness.report.write import write_report
 from harness.scoring.cost import Decomposition
 
@@ -85,11 +88,48 @@ def test_the_terminal_table_says_what_was_asked(written):
         "length",
         "S cov",
         "verdict",
-        "s / success",
+        "s/success",
         "log over",
     ):
         assert word in text
-    assert max(len(line.rstrip()) for line in text.splitlines()) <= 140
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_terminal_report_is_whole(written, width):
+    out = io.StringIO()
+    print_report(written[0], Console(file=out, width=width, color_system=None))
+    text = out.getvalue()
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width and "…" not in text
+    assert lines[0] == "simulated: 60 problems, clock task, batch 64 / 256 / 128, simulated device"
+    for headers in (
+        "model s coverage % > guess majority % proven",
+        "model s batch done none % tok/s length S cov S maj",
+        "student metric verdict ahead from, s P(by T) proven ahead, s",
+        "student metric S(10 %) S(50 %) S(90 %)",
+        "s/success s/token tokens/attempt successes/attempt",
+    ):
+        assert headers in [" ".join(line.split()) for line in lines]
+    for name in ("llama-1b", "mamba2-1b", "hybrid-1b"):
+        rows = [line.split() for line in lines if line.split()[:1] == [name]]
+        assert len(rows) == (9 if name == "llama-1b" else 13)
+        assert {row[1] for row in rows} >= {"2", "5", "10", "30"}
+    row = next(line for line in lines if line.split()[:2] == ["llama-1b", "30"])
+    accuracy = written[0].models["llama-1b"].accuracy
+    value, low, high = (100 * c[-1] for c in (accuracy.coverage.value, accuracy.coverage.low, accuracy.coverage.high))
+    assert f" {value:.1f} [{low:.1f}, {high:.1f}] " in row
+
+
+def test_long_names_fold_and_brackets_in_them_stay(simulated_run):
+    name = "llama-3.2-1b-instruct-[bold]quantised"
+    model = simulated_run(n_problems=6, n=3, drain=False).models["llama-1b"]
+    run = simulated_run(n_problems=6, n=3, drain=False, models={name: model}, teacher=name)
+    out = io.StringIO()
+    print_report(compute(run), Console(file=out, width=80, color_system=None))
+    text = out.getvalue()
+    assert max(map(len, text.splitlines())) <= 80 and "…" not in text
+    assert "llama-3.2-1b-instruct-[bold]" in text
 
 
 def test_a_row_of_the_table_is_a_point_of_the_curve(written):

@@ -173,7 +173,7 @@ class TestWhatAUserIsTold:
             load_task("amc23")
 
     def test_file_missing_from_the_data_folder(self, data):
-        with pytest.raises(InputError, match=r"amc23\.jsonl is not in HARNESS_DATA = .*; put it there"):
+        with pytest.raises(InputError, match=r"amc23\.jsonl is not in HARNESS_DATA = .*; put it into HARNESS_DATA"):
             load_task("amc23")
 
     @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ class TestWhatAUserIsTold:
             (MATH_FIELDS + "packaged: x.jsonl\n", r"mine\.yaml: file, packaged given"),
             (MATH_FIELDS + "sha256: abc\n", r"mine\.yaml: sha256 = 'abc'"),
             (MATH_FIELDS + "hub: {id: x, split: test, revison: y}\n", "hub: unknown key 'revison'; did you mean 'rev"),
-            (MATH_FIELDS + "hub: x\n", "hub: expected named fields, found str"),
+            (MATH_FIELDS + "hub: x\n", "hub = 'x': must be named fields or nothing"),
             (MATH_FIELDS + "prompt_template: no place\n", "must hold {prompt} exactly once"),
             ("file: rows.jsonl\nfields: {prompt: q}\n", r"fields\.answer is missing"),
             ("file: [\n", r"mine\.yaml: cannot be read as YAML"),

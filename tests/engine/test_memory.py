@@ -1,0 +1,65 @@
+"""Which batch fits, worked out from bytes; and messages that carry the numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from harness.engine import memory
+from harness.engine.memory import SPARE_SHARE, available_bytes, check_batch, largest_batch
+from harness.models.config import AttentionConfig, DecoderConfig, MambaConfig
+from harness.models.decoder import Decoder
+from harness.records import InputError
+
+ATTENTION = AttentionConfig(heads=4, kv_heads=2, head_dim=8)
+MAMBA = MambaConfig(heads=4, head_dim=8, state=16, groups=2)
+LAYERS = ("attention", "discrete_mamba2", "attention")
+CONFIG = DecoderConfig(40, 16, LAYERS, 24, 512, (2,), 1, ATTENTION, MAMBA)
+# fp32: logits; two attention layers of 64-token pages, keys and values; one SSM state, three convolution inputs.
+LOGITS, PAGE, STATE = 40 * 4, 2 * 64 * 2 * 2 * 8 * 4, 4 * 8 * 16 * 4 + 3 * (32 + 2 * 2 * 16) * 4
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    return Decoder(CONFIG)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 17])
+def test_the_largest_batch_is_what_fits_beside_the_prompts(decoder, slots):
+    prompts, new_tokens = [10, 65], 129
+    fixed = (LOGITS + PAGE + STATE) + (LOGITS + 2 * PAGE + STATE)
+    each = LOGITS + 3 * PAGE + STATE
+    need = (fixed + slots * each) / (1 - SPARE_SHARE)
+    assert largest_batch(decoder, prompts, new_tokens, int(need) + 2) == slots
+    if slots > 1:
+        assert largest_batch(decoder, prompts, new_tokens, int(need) - 2) == slots - 1
+
+
+def test_float64_takes_twice_the_bytes():
+    free = 50_000_000
+    single, double = Decoder(CONFIG), Decoder(CONFIG).double()
+    assert largest_batch(single, [], 64, free) // 2 == largest_batch(double, [], 64, free)
+
+
+def test_not_even_one_slot_fits(decoder):
+    slot = (LOGITS + 157 * PAGE + STATE) / 2**30
+    fixed = 100 * (LOGITS + PAGE + STATE) / 2**30
+    with pytest.raises(InputError) as caught:
+        largest_batch(decoder, [64] * 100, 10_000, 2**20)
+    message = str(caught.value)
+    for part in ("0.00 GiB free", "100 prompts", f"{fixed:.2f} GiB", f"{slot:.3f} GiB", "lower max_new_tokens"):
+        assert part in message
+    assert "\n" not in message
+
+
+def test_a_batch_that_does_not_fit_names_both_numbers(decoder, monkeypatch):
+    each, fixed = LOGITS + PAGE + STATE, LOGITS + PAGE + STATE
+    monkeypatch.setattr(memory, "available_bytes", lambda device: int((fixed + 3 * each) / (1 - SPARE_SHARE)) + 2)
+    check_batch(decoder, [5], 64, 3)
+    with pytest.raises(InputError) as caught:
+        check_batch(decoder, [5], 64, 4)
+    assert str(caught.value) == "budget.batch = 4: memory holds 3 slots of 64 tokens; use 3 or max"
+
+
+def test_the_machine_says_what_is_free():
+    assert 2**20 < available_bytes(torch.device("cpu")) < 2**50
