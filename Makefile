@@ -2,8 +2,6 @@
 
 PYTHON ?= python3
 BUDGET ?= quick
-# The teacher first: the students learn from it.
-RECIPE ?= tiny-teacher tiny-mamba tiny-hybrid
 TEST_ARGS ?=
 # Options for the pip call that installs torch alone; an --index-url of CPU wheels saves the CUDA download.
 TORCH_ARGS ?=
@@ -40,8 +38,10 @@ lint: setup ## ruff, mypy and the import contracts; the last two on the wheel, a
 plots: setup ## draw the latest run's curves and tables again
 	$(VENV)/bin/harness report --last
 
-distill: setup ## train the embedded models (RECIPE=name for one of them)
-	set -e; for recipe in $(RECIPE); do $(VENV)/bin/harness distill $$recipe; done
+distill: setup ## train the embedded three anew into results/distill/, the students from that very teacher
+	$(VENV)/bin/harness distill tiny-teacher
+	$(VENV)/bin/harness distill tiny-mamba --teacher results/distill/tiny-teacher
+	$(VENV)/bin/harness distill tiny-hybrid --teacher results/distill/tiny-teacher
 
 setup-oracles: $(VENV)/.oracles-$(DEVICE) ## add the packages that some tests compare with (300 MB)
 

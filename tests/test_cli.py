@@ -267,6 +267,15 @@ def test_a_folder_with_other_files_is_left_alone(work, refused):
     assert [p.name for p in (work / "mine").iterdir()] == ["letter.txt"]
 
 
+def test_a_task_of_ones_own_is_graded_from_any_folder(work, harness, monkeypatch):
+    assert harness(*SAMPLE, "--run=one") == (0, "")
+    run = (work / "results/runs/one").resolve()
+    (work / "elsewhere").mkdir()
+    monkeypatch.chdir(work / "elsewhere")
+    assert harness("grade", run) == (0, "")
+    assert len((run / "verdicts.jsonl").read_text().splitlines()) == 2
+
+
 def test_report_before_grade(work, harness, refused):
     assert harness(*SAMPLE, "--run=one") == (0, "")
     refused(["report", "one"], "results/runs/one", "harness grade")

@@ -269,7 +269,7 @@ def test_the_manifest_counts_the_resumes_and_is_the_same_besides(benches, clock)
     plain, killed, _ = (b.run.read_manifest() if isinstance(b, Bench) else b for b in benches[clock])
     assert len(killed.pop("resumes")) == KILLS and plain.pop("resumes") == []
     for manifest in (plain, killed):
-        for passing in ("created", "off_clock"):
+        for passing in ("created", "off_clock", "command"):
             assert manifest.pop(passing)
     assert plain == killed
 
