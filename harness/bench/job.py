@@ -36,7 +36,7 @@ def sample(settings: Settings, folder: RunFolder, resume: bool, console: Console
     prints = [fingerprint(name, settings.budget.seed) for name in settings.models]
     if len({p.name for p in prints}) < len(prints):
         raise InputError(f"--model: two are called {prints[0].name!r}; rename a folder")
-    manifest, log = _open(settings, folder, resume, prints)
+    manifest, log = _open(settings, folder, resume, prints, console)
     writer = TrajectoryLog(folder.log_path, time.monotonic)
     try:
         for name, print_ in zip(settings.models, prints, strict=True):
@@ -46,7 +46,7 @@ def sample(settings: Settings, folder: RunFolder, resume: bool, console: Console
 
 
 def _open(
-    settings: Settings, folder: RunFolder, resume: bool, prints: list[Fingerprint]
+    settings: Settings, folder: RunFolder, resume: bool, prints: list[Fingerprint], console: Console
 ) -> tuple[dict[str, Any], LogContent]:
     fresh = _manifest(settings, prints)
     if folder.manifest_path.is_file():
@@ -61,6 +61,8 @@ def _open(
         return manifest, log
     if folder.path.is_dir() and any(folder.path.iterdir()):
         raise InputError(f"--run {folder.path}: a folder with other files in it; name another --run")
+    if resume:
+        console.print(f"--resume: no run at {folder.path} yet, starting it", highlight=False)
     folder.write_manifest(fresh)
     return fresh, read_log(folder.log_path)
 

@@ -42,11 +42,12 @@ def card(folder: Path) -> str:
     kinds = f"{len(config.layers)} layers, {attention} of them attention"
     source = "trained from scratch" if recipe.teacher is None else f"distilled from {recipe.teacher}"
     command = f"harness distill {training['recipe']}"
+    millions = training["parameters"] / 1e6
     lines = [
         f"# {training['recipe']}",
         "",
-        f"A decoder of {training['parameters'] / 1e6:.2f} M parameters ({kinds}, width {config.width}), {source} for the"
-        " built-in task of this benchmark. It says nothing about models of useful size: it makes the whole harness run"
+        f"A decoder of {millions:.2f} M parameters ({kinds}, width {config.width}), {source} for the built-in task of this"
+        " benchmark. It says nothing about models of useful size: it makes the whole harness run"
         " on any machine. At these sizes a student's gain in speed is small for short chains.",
         "",
         "| | |",

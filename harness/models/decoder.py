@@ -26,7 +26,10 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        # Its own initialisation would import torch's compiler (1 s); whoever makes a decoder fills its weights.
+        self.embedding = nn.Embedding(
+            config.vocab_size, config.width, _weight=torch.zeros(config.vocab_size, config.width)
+        )
         blocks = nn.ModuleList(Block(config, kind) for kind in config.layers)
         self.blocks = cast("Sequence[Block]", blocks)  # a ModuleList alone would not say of what
         self.norm = RMSNorm(config.width, config.norm_eps)
