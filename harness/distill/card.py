@@ -46,8 +46,8 @@ def card(folder: Path) -> str:
     lines = [
         f"# {training['recipe']}",
         "",
-        f"A decoder of {millions:.2f} M parameters ({kinds}, width {config.width}), {source} for the built-in task of this"
-        " benchmark. It says nothing about models of useful size: it makes the whole harness run"
+        f"A decoder of {millions:.2f} M parameters ({kinds}, width {config.width}), {source} for the built-in task of"
+        " this benchmark. It says nothing about models of useful size: it makes the whole harness run"
         " on any machine. At these sizes a student's gain in speed is small for short chains.",
         "",
         "| | |",
