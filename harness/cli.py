@@ -66,7 +66,7 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
                 "--model", "models", multiple=True, help="Name or folder; several times. [the embedded three]"
             ),
             click.option("--task", "task_name", default="builtin", show_default=True, help="See `harness tasks`."),
-            click.option("--budget", "budget_name", default="quick", show_default=True, help="Name or YAML file."),
+            click.option("--budget", "budget_name", help="Name or YAML. [quick for builtin, real for other tasks]"),
             click.option("--run", "run_name", help="Name under results/runs/, or a path. [task, budget and time]"),
             click.option("--resume", is_flag=True, help="Go on with a run that was stopped."),
             click.option("--limit", type=int, help="Only the first problems."),
@@ -89,7 +89,8 @@ def _sample(console: Console, **given: Any) -> Any:
     from harness.runs.folder import run_folder
     from harness.tasks.loader import load_task
 
-    budget = load_budget(given["budget_name"])
+    budget_name = given["budget_name"] or ("quick" if given["task_name"] == "builtin" else "real")
+    budget = load_budget(budget_name)
     changes = {
         "limit": given["limit"],
         "samples_per_problem": given["samples"],
@@ -109,7 +110,7 @@ def _sample(console: Console, **given: Any) -> Any:
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     if given["resume"] and not given["run_name"]:
         raise InputError("--resume: which run? name it with --run")
-    folder = run_folder(given["run_name"] or f"{settings.task.name}-{Path(given['budget_name']).stem}-{now}")
+    folder = run_folder(given["run_name"] or f"{settings.task.name}-{Path(budget_name).stem}-{now}")
     sample(settings, folder, given["resume"], console)
     return folder
 

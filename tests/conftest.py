@@ -1,4 +1,4 @@
-"""What all tests share: Triton's interpreter where there is no GPU, and the folder of real problem files."""
+"""What all tests share: Triton's interpreter without a GPU, one thread, and the folder of real problem files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ import torch
 # Read when a kernel is decorated, so it must be set before any test module imports one.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small tensors: on a busy machine a second thread costs up to twenty times what it brings."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """The one decoder: embedding, blocks from a layer list, norm, head. Teacher, hybrid and student alike.
 
 ``forward`` is the reference for whole sequences; ``prefill`` and ``step`` give the same logits from a
-``DecodeState``: within 1e-4 (max|a-b| / max|b|) in fp32 and 4e-2 in bf16.
+``DecodeState``: within 1e-4 (max|a-b| / max|b|) in fp32 and 4e-2 in bf16 (8e-2 with a gated norm).
 """
 
 from __future__ import annotations

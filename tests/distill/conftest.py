@@ -1,24 +1,13 @@
-"""One thread for small tensors, and a recipe small enough to train in a second."""
+"""A recipe small enough to train in a second."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import pytest
-import torch
 
 from harness.distill.recipe import Recipe, Stage
 from harness.models.config import AttentionConfig, DecoderConfig, MambaConfig
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
 
 ATTENTION = AttentionConfig(heads=4, kv_heads=4, head_dim=8)
 MAMBA = MambaConfig(heads=4, head_dim=8, state=8, groups=4, chunk=16, dt_bias=True)

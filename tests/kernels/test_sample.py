@@ -54,7 +54,7 @@ def test_ties_at_the_kth_score_all_stay():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_temperature_zero_is_the_likeliest(dtype):
     logits = random_logits(9, 1001, dtype=torch.float32).to(dtype)
-    token, logprob = sample(logits, 7, *counters(9), temperature=0.0, top_k=5, top_p=0.5)
+    token, logprob = sample(logits, row_words(7, *counters(9)), temperature=0.0, top_k=5, top_p=0.5)
     assert torch.equal(token, logits.argmax(-1))
     expected = logits.double().log_softmax(-1).gather(-1, token[:, None]).squeeze(-1)
     torch.testing.assert_close(logprob.double(), expected, rtol=1e-5, atol=1e-5)
@@ -65,7 +65,7 @@ def test_token_is_the_gumbel_maximum_by_definition(temperature, top_k, top_p):
     logits = random_logits(12, 301)
     position, index, problem = counters(12)
     seed = 2**64 - 5
-    token, logprob = sample(logits, seed, position, index, problem, temperature, top_k, top_p)
+    token, logprob = sample(logits, row_words(seed, position, index, problem), temperature, top_k, top_p)
     u = uniform(vocab_words(row_words(seed, position, index, problem), 301), torch.float64)
     for row in range(12):
         scores = [x / temperature for x in logits[row].tolist()]
@@ -79,9 +79,9 @@ def test_token_is_the_gumbel_maximum_by_definition(temperature, top_k, top_p):
 def test_a_draw_does_not_depend_on_batch_or_order():
     logits = random_logits(16, 500, dtype=torch.float32)
     position, index, problem = counters(16)
-    token, logprob = sample(logits, 11, position, index, problem, 0.8, 40, 0.95)
+    token, logprob = sample(logits, row_words(11, position, index, problem), 0.8, 40, 0.95)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(1))[:5]
-    picked = sample(logits[order], 11, position[order], index[order], problem[order], 0.8, 40, 0.95)
+    picked = sample(logits[order], row_words(11, position[order], index[order], problem[order]), 0.8, 40, 0.95)
     assert torch.equal(picked[0], token[order]) and torch.equal(picked[1], logprob[order])
 
 
@@ -93,7 +93,7 @@ def test_frequencies_follow_softmax(temperature, top_k, top_p, dtype):
     """Chi-square of 200 000 draws from 12 entries; the limit is 5 standard deviations above the mean."""
     rows = 200_000
     logits = torch.linspace(-1.5, 2.0, 12, dtype=dtype)[torch.randperm(12, generator=torch.Generator().manual_seed(0))]
-    token, _ = sample(logits.expand(rows, 12), 99, *counters(rows), temperature, top_k, top_p)
+    token, _ = sample(logits.expand(rows, 12), row_words(99, *counters(rows)), temperature, top_k, top_p)
     scores = (logits.double() / temperature).tolist()
     kept = sorted(kept_by_definition(scores, top_k, top_p))
     counts = torch.bincount(token, minlength=12).double()
