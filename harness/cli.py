@@ -34,8 +34,6 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: exit code 2 for a user's mistake, 130 for Ctrl-C."""
-    # Read when torch is first imported. Threads that spin at barriers slow a shared machine down tenfold.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         cli(standalone_mode=False)
     except click.UsageError as error:

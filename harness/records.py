@@ -98,6 +98,7 @@ class Budget:
         check(0 <= self.seed < 2**64, "seed", "must fit 64 bits, unsigned")
         check(self.limit is None or self.limit > 0, "limit", "must be at least 1, or left out for all problems")
         check(isinstance(self.batch, str) or self.batch > 0, "batch", "must be at least 1, or max, or calibrated")
+        check(not self.reward_on_clock, "reward_on_clock", "there is no reward model to put on the clock; leave it out")
         check(all(self.stop), "stop", "an empty stop string would stop at once; leave it out")
 
     @property

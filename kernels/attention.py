@@ -1,9 +1,9 @@
 """Grouped-query attention: causal over a sequence, and one query a row over pages of keys and values.
 
-``paged_attention`` reads every page once, in place (no page is gathered or copied), and only pages
-in use: a page of a shared prompt serves all rows of that prompt in one product (cascade). Partial
-results of a page are (max, sum of exp, weighted values) and are combined for each row in a fixed
-order, so a result does not depend on what the other rows hold (Flash-Decoding's split, Dao 2023).
+``paged_attention`` reads every page once, in place (no page is gathered or copied): a page of a
+shared prompt serves all rows of that prompt in one product (cascade). Partial results of a page are
+(max, sum of exp, weighted values) and are combined for each row in a fixed order, so a result does
+not depend on what the other rows hold (Flash-Decoding's split, Dao 2023).
 """
 
 from __future__ import annotations

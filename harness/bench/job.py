@@ -55,11 +55,13 @@ def _open(
         manifest = folder.read_manifest()
         check_same(manifest, fresh, str(folder.path))
         log = truncate_to_committed(folder.log_path) if folder.log_path.is_file() else read_log(folder.log_path)
-        manifest["resumes"] = [*manifest["resumes"], fresh["created"]]
+        where = {key: fresh[key] for key in ("created", "commit", "device", "libraries")}
+        manifest["resumes"] = [*manifest["resumes"], where]
         manifest["task_source"] = fresh["task_source"]  # the same task, perhaps from another place
         folder.write_manifest(manifest)
         return manifest, log
-    if folder.path.is_dir() and any(folder.path.iterdir()):
+    # A kill while the manifest was first written leaves its unfinished neighbour and nothing else.
+    if folder.path.is_dir() and any(p.name != folder.manifest_path.name + ".partial" for p in folder.path.iterdir()):
         raise InputError(f"--run {folder.path}: a folder with other files in it; name another --run")
     if resume:
         console.print(f"--resume: no run at {folder.path} yet, starting it", highlight=False)
@@ -89,6 +91,7 @@ def _manifest(settings: Settings, prints: list[Fingerprint]) -> dict[str, Any]:
         "teachers": [],
         "batch": {},
         "calibration": {},
+        "threads": {},
         "off_clock": {},
         "resumes": [],
     }
@@ -120,6 +123,7 @@ def _sample_model(
     wanted = manifest["batch"].get(label, settings.budget.batch)
     batch = session.batch(wanted, max(map(len, all_rounds)))
     manifest["batch"][label] = batch
+    manifest["threads"][label] = session.threads
     # Not under "models": what a resumed run must agree in is known before any model is loaded.
     if set(session.model.config.layers) == {"attention"} and label not in manifest["teachers"]:
         manifest["teachers"].append(label)
@@ -196,6 +200,7 @@ def report(folder: RunFolder, console: Console) -> Numbers:
 def update_cards(folder: RunFolder, numbers: Numbers, models: Path, console: Console) -> None:
     """Write what this run measured into the cards of the models under ``models`` (drained runs alone)."""
     from harness.distill.card import ACCURACY, write_card
+    from harness.models.checkpoints.native import sha256, weights_path
 
     manifest, run = folder.read_manifest(), numbers.run
     for name, model in numbers.models.items():
@@ -205,6 +210,8 @@ def update_cards(folder: RunFolder, numbers: Numbers, models: Path, console: Con
         at_k = model.accuracy.at_k if model.accuracy is not None else None
         if at_k is None or not at_k.is_point:
             raise InputError(f"--cards: run {folder.path} has no pass@k of {name}; cards want a drained run, finished")
+        if manifest["models"][name]["sha256"] != sha256(weights_path(target)):
+            raise InputError(f"--cards: run {folder.path} sampled other weights than {target} holds; run these")
         columns = zip(at_k.ks, at_k.pass_at_k.value, at_k.guess, at_k.majority_at_k.value, strict=True)
         facts = {
             "run": folder.path.name,
@@ -214,7 +221,7 @@ def update_cards(folder: RunFolder, numbers: Numbers, models: Path, console: Con
             "date": run.manifest["date"],
             "task_sha256": manifest["task"]["sha256"],
             "problems": len(run.problems),
-            "samples": run.budget.samples_per_problem,
+            "samples": at_k.ks[-1],  # what every problem got: the deadline may come before the budget's number
             "temperature": run.budget.temperature,
             "mean_length": model.mean_length_drained,
             "truncated": model.truncated,
@@ -231,6 +238,7 @@ def run_data(folder: RunFolder) -> RunData:
     task, budget = task_of(manifest), build(Budget, manifest["budget"], str(folder.manifest_path))
     settings_problems = evaluated(task, budget)
     log = read_log(folder.log_path)
+    _check_ended(manifest, budget, len(settings_problems), log, folder)
     random = any(m["random"] for m in manifest["models"].values())
     verdicts = [] if random else folder.read_verdicts()
     by_model = {
@@ -251,6 +259,15 @@ def run_data(folder: RunFolder) -> RunData:
         drained=budget.drain,
         accuracy_allowed=not random,
     )
+
+
+def _check_ended(manifest: dict[str, Any], budget: Budget, problems: int, log: LogContent, folder: RunFolder) -> None:
+    """InputError for a run that was stopped: chains in flight are in no row, so its log holds too many short ones."""
+    wanted = 1 if budget.clock == "task" else problems
+    for name in manifest["models"]:
+        ended = sum(p.looks[-1].ended for (model, _, _), p in log.rounds.items() if model == name)
+        if ended < wanted:
+            raise InputError(f"run {folder.path}: {name} was not sampled to its end; go on with --resume first")
 
 
 def evaluated(task: Task, budget: Budget) -> tuple[Problem, ...]:

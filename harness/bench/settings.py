@@ -9,7 +9,7 @@ import torch
 from harness.records import Budget, InputError, Problem, Task
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
-# Every fifth problem, whatever the model: the calibration split is frozen with the task.
+# A fifth of the problems, whatever the model: the calibration split is frozen with the task.
 CALIBRATION_EVERY = 5
 
 
@@ -33,6 +33,8 @@ class Settings:
             raise InputError("--model: none given; name at least one")
         if len(set(self.models)) < len(self.models):
             raise InputError(f"--model {' '.join(self.models)}: one is named twice; name each once")
+        if not self.problems:
+            raise InputError(f"budget.limit = {self.budget.limit}: calibration takes all of these; allow 2 at least")
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -40,11 +42,17 @@ class Settings:
         limited = self.task.problems[: self.budget.limit]
         if self.budget.batch != "calibrated":
             return limited
-        return tuple(p for i, p in enumerate(limited) if i % CALIBRATION_EVERY)
+        return tuple(p for i, p in enumerate(limited) if not _calibrates(i))
 
     @property
     def calibration(self) -> tuple[Problem, ...]:
-        return self.task.problems[: self.budget.limit][::CALIBRATION_EVERY]
+        return tuple(p for i, p in enumerate(self.task.problems[: self.budget.limit]) if _calibrates(i))
+
+
+def _calibrates(place: int) -> bool:
+    # One of each five in a row, the next one each time: a task that deals its five levels in turn gives some of each.
+    block, inside = divmod(place, CALIBRATION_EVERY)
+    return inside == block % CALIBRATION_EVERY
 
 
 def choose_device(name: str) -> torch.device:

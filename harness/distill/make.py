@@ -60,7 +60,9 @@ def make(
             text = f"{recipe.name} {record['objective']} loss {record['loss']}"
             bar.update(task, completed=step + 1, description=text)
 
-        model = train(recipe, digest, teacher, folder, device, workers, on_step=on_step)
+        # A checkpoint belongs to this recipe and this very teacher.
+        identity = digest if teacher_sha256 is None else f"{digest}:{teacher_sha256}"
+        model = train(recipe, identity, teacher, folder, device, workers, on_step=on_step)
     native.save(model, folder)
     shutil.copyfile(TOKENIZER, folder / native.TOKENIZER)
     losses = read_losses(folder / LOSSES)

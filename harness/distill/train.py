@@ -33,7 +33,7 @@ LOSS_FIELDS = ("step", "objective", "loss", "lr", "grad_norm", "rows", "tokens",
 
 def train(
     recipe: Recipe,
-    recipe_sha256: str,
+    identity: str,
     teacher: Decoder | None,
     out: Path,
     device: torch.device,
@@ -43,6 +43,7 @@ def train(
 ) -> Decoder:
     """Train to the end (or to ``stop_after`` steps) and return the model; goes on where ``out`` left off.
 
+    ``identity`` names what a checkpoint in ``out`` must have come from: the recipe, and the teacher.
     ``out`` receives losses.csv and checkpoint.pt. ``on_step`` is told each step's row of the log.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -54,7 +55,7 @@ def train(
     pending: dict[str, object] | None = None
     if checkpoint.is_file():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
-        if saved["recipe_sha256"] != recipe_sha256 or saved["steps"] != recipe.steps:
+        if saved["identity"] != identity or saved["steps"] != recipe.steps:
             raise InputError(f"{out}: holds a run of another recipe; choose another --out or remove it")
         model.load_state_dict(saved["model"])
         start, seconds, pending = saved["step"], saved["seconds"], saved["optimiser"]
@@ -81,7 +82,7 @@ def train(
                     on_step(step, record)
             if last or time.monotonic() - last_save > CHECKPOINT_EVERY_S:
                 log.flush()
-                _save(checkpoint, model, optimiser, step + 1, recipe, recipe_sha256, seconds + time.monotonic() - began)
+                _save(checkpoint, model, optimiser, step + 1, recipe, identity, seconds + time.monotonic() - began)
                 last_save = time.monotonic()
     finally:
         stream.close()
@@ -176,7 +177,7 @@ def _save(
     optimiser: torch.optim.AdamW,
     step: int,
     recipe: Recipe,
-    recipe_sha256: str,
+    identity: str,
     seconds: float,
 ) -> None:
     state = {
@@ -184,7 +185,7 @@ def _save(
         "optimiser": optimiser.state_dict(),
         "step": step,
         "steps": recipe.steps,
-        "recipe_sha256": recipe_sha256,
+        "identity": identity,
         "seconds": seconds,
     }
     partial = path.with_suffix(".partial")

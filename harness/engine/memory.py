@@ -41,6 +41,7 @@ def check_batch(decoder: Decoder, prompts: Sequence[int], new_tokens: int, batch
 def available_bytes(device: torch.device) -> int:
     """Free memory of the device: the GPU's, or the machine's available RAM."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what an earlier model or candidate left in the allocator's cache is free too
         return torch.cuda.mem_get_info(device)[0]
     try:
         with open("/proc/meminfo", encoding="ascii") as file:

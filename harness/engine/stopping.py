@@ -37,7 +37,7 @@ class StopScanner:
 
     def _pending(self) -> bool:
         """A box's command stands at the end, its brace still to come."""
-        return self.text.rstrip().endswith(_BOX) or self.text.find(_BOX, self._box_from) >= 0
+        return self.text.find(_BOX, self._box_from) >= 0
 
     def _feed(self, token: bytes) -> bool:
         before = len(self.text)

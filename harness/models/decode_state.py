@@ -81,6 +81,11 @@ class DecodeState:
         if self.attends:
             live = np.flatnonzero(self.prompt_of[:rows] >= 0)
             self.table.reserve(live, generated[live] + steps)
+            sources, targets = (torch.as_tensor(t, device=self.device) for t in self.table.repack())
+            if len(sources):
+                for layer in self.layers:
+                    if isinstance(layer, AttentionState):
+                        layer.move_pages(sources, targets)
         self._window = _Window(self, rows)
 
     def step_index(self, generated: torch.Tensor, running: torch.Tensor) -> StepIndex:

@@ -19,6 +19,8 @@ from harness.kernels.attention import Pages
 from harness.models.config import DecoderConfig
 
 PAGE_TOKENS = 64
+# Copies of a row that a sampling step holds beside the logits: scores, words, noise, and what they pass through.
+SAMPLING_COPIES = 6
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,18 +43,22 @@ def slot_bytes(config: DecoderConfig, new_tokens: int, dtype: torch.dtype, state
     """Bytes that one more slot needs, its logits row included."""
     pages = -(-new_tokens // PAGE_TOKENS)
     kinds = [kind == "attention" for kind in config.layers]
-    total = config.vocab_size * _bytes(dtype)
+    total = config.vocab_size * _bytes(dtype) + _sampling_bytes(config, dtype)
     total += sum(kinds) * pages * PAGE_TOKENS * _token_kv_bytes(config, dtype)
     return total + (len(kinds) - sum(kinds)) * _mamba_bytes(config, dtype, state_dtype)
 
 
 def prompt_bytes(config: DecoderConfig, tokens: int, dtype: torch.dtype, state_dtype: torch.dtype) -> int:
     """Bytes that one more distinct prompt of ``tokens`` tokens needs: the same places, filled by the prompt."""
-    return slot_bytes(config, tokens, dtype, state_dtype)
+    return slot_bytes(config, tokens, dtype, state_dtype) - _sampling_bytes(config, dtype)
 
 
 def _bytes(dtype: torch.dtype) -> int:
     return torch.empty((), dtype=dtype).element_size()
+
+
+def _sampling_bytes(config: DecoderConfig, dtype: torch.dtype) -> int:
+    return SAMPLING_COPIES * config.vocab_size * max(4, _bytes(dtype))  # in fp32 at least
 
 
 def _token_kv_bytes(config: DecoderConfig, dtype: torch.dtype) -> int:
@@ -123,7 +129,12 @@ class AttentionState:
     def append(self, k: torch.Tensor, v: torch.Tensor, index: StepIndex) -> None:
         """k, v [rows, kv_heads, dim] go to each row's page and offset."""
         self.k[index.page, :, index.offset] = k.to(self.k.dtype)
-        self.v[index.page, :, index.offset] = v.to(self.v.dtype)
+        # A page is read whole, with weight 0 behind its last token, and 0 * NaN would spread to the page's next owner.
+        self.v[index.page, :, index.offset] = v.to(self.v.dtype).nan_to_num()
+
+    def move_pages(self, sources: torch.Tensor, targets: torch.Tensor) -> None:
+        for pool in (self.k, self.v):
+            pool[targets] = pool[sources]
 
     def pages(self, index: StepIndex) -> list[Pages]:
         own = Pages(self.k[: index.own_pages], self.v[: index.own_pages], index.own_rows, index.own_valid)
@@ -176,6 +187,20 @@ class PageTable:
             heapq.heappush(self.free, int(page))
         self.table[slot] = self.scratch
         self.count[slot] = 0
+
+    def repack(self) -> tuple[np.ndarray, np.ndarray]:
+        """Close the holes of the prefix in use once they make up a twentieth: (pages to move, where to)."""
+        held = self.held()
+        live = self.table[held]
+        if not len(live) or live.max() + 1 <= 1.05 * len(live) + 1:
+            return live[:0], live[:0]
+        sources = np.sort(live[live >= len(live)])
+        targets = np.setdiff1d(np.arange(len(live)), live)
+        renamed = np.arange(self.scratch + 1)
+        renamed[sources] = targets
+        self.table[held] = renamed[live]
+        self.free = list(range(len(live), self.scratch))
+        return sources, targets
 
     def move(self, source: int, target: int) -> None:
         self.release(target)

@@ -69,7 +69,8 @@ class ModelNumbers:
     """One model; arrays on the report's grid (G,), scalars at the deadline.
 
     ``tokens`` are those of finished samples, ``elapsed_s`` the system's seconds. ``mean_length_drained``
-    includes the late samples of a drained run and so has no bias to short chains; NaN without a drain.
+    includes the late samples of a drained run and so has no bias to short chains; NaN without a drain. So does
+    ``truncated``, the share cut at ``max_new_tokens``; without a drain it is that of what finished on the clock.
     """
 
     name: str
@@ -164,7 +165,7 @@ def _model(run: RunData, name: str, runs: list[SampleTable], grid_s: FloatArray,
         mean_length=np.divide(tokens, n_done, out=np.full(len(grid_s), np.nan), where=n_done > 0),
         elapsed_s=cost.elapsed_s(table, grid_s, by_clock),
         in_flight=clock.in_flight(table, grid_s, by_clock),
-        truncated=cost.chains(table, run.budget.deadline_s).truncated,
+        truncated=cost.chains(table, None if run.drained else run.budget.deadline_s).truncated,
         mean_length_drained=cost.chains(table).mean_length if run.drained else float("nan"),
         accuracy=_accuracy(run, name, runs, grid_s, resampler) if run.accuracy_allowed else None,
     )

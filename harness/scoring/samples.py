@@ -32,7 +32,7 @@ class SampleMetric:
 
 
 def pass_at_k(table: SampleTable, ks: Sequence[int], drained: bool) -> SampleMetric:
-    """``1 - C(n - c, k) / C(n, k)`` for each problem: n finished samples (late ones too), c of them correct.
+    """``1 - C(n - c, k) / C(n, k)`` for each problem: n samples that ended (late and broken ones too), c correct.
 
     Not drained: n = started, with the unfinished all wrong (``low``) and all right (``high``).
     InputError for k above ``largest_k``, or for a run said to be drained whose log was cut.
@@ -40,7 +40,9 @@ def pass_at_k(table: SampleTable, ks: Sequence[int], drained: bool) -> SampleMet
     ks = _checked(table, ks, drained)
     correct = np.bincount(table.row[table.finished & table.correct], minlength=table.n_problems)
     if drained:
-        point = 1.0 - failure_shares(table.n_finished, correct, ks).T
+        # A chain that broke solved nothing: it stays in the denominator.
+        broken = np.bincount(table.row[table.finish == "error"], minlength=table.n_problems)
+        point = 1.0 - failure_shares(table.n_finished + broken, correct, ks).T
         return SampleMetric(ks, point, point)
     missing = table.n_started - table.n_finished
     low = 1.0 - failure_shares(table.n_started, correct, ks).T

@@ -16,7 +16,8 @@ MAMBA = MambaConfig(heads=4, head_dim=8, state=16, groups=2)
 LAYERS = ("attention", "discrete_mamba2", "attention")
 CONFIG = DecoderConfig(40, 16, LAYERS, 24, 512, (2,), 1, ATTENTION, MAMBA)
 # fp32: logits; two attention layers of 64-token pages, keys and values; one SSM state, three convolution inputs.
-LOGITS, PAGE, STATE = 40 * 4, 2 * 64 * 2 * 2 * 8 * 4, 4 * 8 * 16 * 4 + 3 * (32 + 2 * 2 * 16) * 4
+# A slot also samples: six fp32 copies of its row.
+SAMPLING, LOGITS, PAGE, STATE = 6 * 40 * 4, 40 * 4, 2 * 64 * 2 * 2 * 8 * 4, 4 * 8 * 16 * 4 + 3 * (32 + 2 * 2 * 16) * 4
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def decoder():
 def test_the_largest_batch_is_what_fits_beside_the_prompts(decoder, slots):
     prompts, new_tokens = [10, 65], 129
     fixed = (LOGITS + PAGE + STATE) + (LOGITS + 2 * PAGE + STATE)
-    each = LOGITS + 3 * PAGE + STATE
+    each = SAMPLING + LOGITS + 3 * PAGE + STATE
     need = (fixed + slots * each) / (1 - SPARE_SHARE)
     assert largest_batch(decoder, prompts, new_tokens, int(need) + 2) == slots
     if slots > 1:
@@ -42,7 +43,7 @@ def test_float64_takes_twice_the_bytes():
 
 
 def test_not_even_one_slot_fits(decoder):
-    slot = (LOGITS + 157 * PAGE + STATE) / 2**30
+    slot = (SAMPLING + LOGITS + 157 * PAGE + STATE) / 2**30
     fixed = 100 * (LOGITS + PAGE + STATE) / 2**30
     with pytest.raises(InputError) as caught:
         largest_batch(decoder, [64] * 100, 10_000, 2**20)
@@ -53,7 +54,7 @@ def test_not_even_one_slot_fits(decoder):
 
 
 def test_a_batch_that_does_not_fit_names_both_numbers(decoder, monkeypatch):
-    each, fixed = LOGITS + PAGE + STATE, LOGITS + PAGE + STATE
+    each, fixed = SAMPLING + LOGITS + PAGE + STATE, LOGITS + PAGE + STATE
     monkeypatch.setattr(memory, "available_bytes", lambda device: int((fixed + 3 * each) / (1 - SPARE_SHARE)) + 2)
     check_batch(decoder, [5], 64, 3)
     with pytest.raises(InputError) as caught:

@@ -12,6 +12,7 @@ from harness.models.config import AttentionConfig, DecoderConfig, MambaConfig
 from harness.models.decoder import Decoder
 from harness.models.state import (
     PAGE_TOKENS,
+    SAMPLING_COPIES,
     AttentionState,
     PageTable,
     StatePlan,
@@ -95,4 +96,22 @@ def test_announced_bytes_are_the_allocated_ones(dtype):
     planned = 5 * slot_bytes(config, 130, dtype, torch.float32)
     planned += sum(prompt_bytes(config, n, dtype, torch.float32) for n in plan.prompt_tokens)
     logits = (plan.slots + len(plan.prompt_tokens)) * config.vocab_size * dtype.itemsize
+    logits += 5 * SAMPLING_COPIES * config.vocab_size * 4  # planned, allocated while sampling
     assert planned - logits == allocated - scratch
+
+
+def test_repack_closes_holes_and_keeps_every_slot_its_pages():
+    table = PageTable(StatePlan(6, 4 * PAGE_TOKENS, (1,)))
+    table.reserve(np.arange(6), np.full(6, 4 * PAGE_TOKENS))
+    contents = np.arange(table.scratch + 1)  # stands for what a page holds
+    before = {slot: contents[table.table[slot]].tolist() for slot in (1, 4, 5)}
+    for slot in (0, 2, 3):
+        table.release(slot)
+    sources, targets = table.repack()
+    contents[targets] = contents[sources]
+    used, owner, _ = table.in_use()
+    assert used == 12 and (owner >= 0).all()
+    assert {slot: contents[table.table[slot]].tolist() for slot in (1, 4, 5)} == before
+    table.reserve(np.array([0]), np.array([PAGE_TOKENS]))
+    assert table.table[0, 0] == 12
+    assert [len(t) for t in table.repack()] == [0, 0]
