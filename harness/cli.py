@@ -50,6 +50,11 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("stopped; what finished is kept, go on with --resume", err=True)
         sys.exit(130)
+    except (MemoryError, RuntimeError) as error:
+        # torch.OutOfMemoryError, named: torch is imported by the commands that need it alone.
+        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+            raise
+        _fail("out of memory; what finished is kept. Sample anew with a smaller budget.batch or max_new_tokens")
 
 
 def _fail(message: str) -> None:

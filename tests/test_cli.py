@@ -357,3 +357,15 @@ def test_ctrl_c_ends_with_130_and_a_run_that_resume_completes(work):
 def test_help_and_version(harness):
     assert harness("--help")[0] == 0 and harness("--version")[0] == 0
     assert harness("bench", "-h")[0] == 0
+
+
+def test_out_of_memory_is_answered_in_one_line(monkeypatch, capsys):
+    def run(**_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(cli, "cli", run)
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("harness: out of memory") and error.count("\n") == 1

@@ -3,7 +3,8 @@
 Each candidate samples the calibration problems under the budget's clock; on clock ``task`` the seconds
 shrink with the number of problems, so that a problem gets the seconds it gets in the evaluation. The
 batch with the highest coverage, averaged over the budget's ``seconds``, wins; ties go to more
-finished chains. Candidates go from large to small and stop after two that do worse.
+finished chains. Candidates go from large to small and stop after two that do worse. A chain's own
+seconds do not shrink with the clock, so small batches look a little better here than they will be.
 """
 
 from __future__ import annotations

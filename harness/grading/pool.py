@@ -17,12 +17,13 @@ from typing import Any
 
 from harness.grading.policy import Policy
 from harness.grading.quick import Outcome
+from harness.records import InputError
 
 START_TIMEOUT_S = 120.0
 """For a cold disk on a busy machine; a warm start takes about a second."""
 
 
-class GraderUnavailable(RuntimeError):
+class GraderUnavailable(InputError):
     """The worker's self-test failed or it did not start: nothing may be graded."""
 
 
