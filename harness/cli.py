@@ -143,12 +143,12 @@ def _run_argument(command: Callable[..., None]) -> Callable[..., None]:
     return click.argument("run", required=False)(command)
 
 
-def _folder(run: str | None, last: bool) -> Any:
+def _folder(run: str | None, last: bool, graded: bool = False) -> Any:
     from harness.runs.folder import last_run, run_folder
 
     if run is None and not last:
         raise InputError("RUN is missing: give a name under results/runs/, a path, or --last")
-    return last_run() if run is None else run_folder(run)
+    return last_run(graded) if run is None else run_folder(run)
 
 
 @cli.command("grade")
@@ -169,7 +169,8 @@ def report_command(run: str | None, last: bool, cards: Path | None) -> None:
     """Score a graded run: table, curves.csv and plots."""
     from harness.bench.job import report, update_cards
 
-    console, folder = Console(), _folder(run, last)
+    console, folder = Console(), _folder(run, last, graded=True)
+    console.print(f"run: {folder.path}", highlight=False)
     numbers = report(folder, console)
     if cards is not None:
         update_cards(folder, numbers, cards, console)

@@ -175,6 +175,8 @@ def _logs(part: Decomposition) -> Sequence[float]:
 def _remarks(numbers: Numbers) -> list[str]:
     run = numbers.run
     lines = []
+    if resumes := run.manifest.get("resumes"):
+        lines.append(f"! resumed {resumes} times: each chain is as it would have been, its second is not; no headline.")
     if any(m.in_flight.warn[numbers.index_of(s)] for m in numbers.models.values() for s in run.budget.seconds):
         lines.append("! batch / finished above 0.2: what has finished by then is biased to short chains.")
     lines.append("done: median finished a problem. none %: problems with none. length: mean tokens of the finished.")

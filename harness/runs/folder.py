@@ -64,9 +64,11 @@ def run_folder(name: str) -> RunFolder:
     return RunFolder(Path(name) if os.sep in name or Path(name).is_dir() else RUNS / name)
 
 
-def last_run() -> RunFolder:
-    """The run whose manifest is newest."""
+def last_run(graded: bool = False) -> RunFolder:
+    """The run whose manifest is newest; ``graded`` passes over runs without verdicts."""
     manifests = sorted(RUNS.glob("*/manifest.json"), key=lambda p: p.stat().st_mtime)
+    if graded:
+        manifests = [p for p in manifests if RunFolder(p.parent).verdicts_path.is_file()]
     if not manifests:
         raise InputError(f"{RUNS}: no runs here; `harness bench` makes one")
     return RunFolder(manifests[-1].parent)

@@ -99,7 +99,10 @@ def check_same(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> No
     for field in FIXED:
         if difference := _difference(field, old.get(field), new.get(field)):
             name, was, now = difference
-            raise InputError(f"{where}: {name} was {was!r}, is now {now!r}; resume with the same or name another --run")
+            made_by = f" (it was made by: {old['command']})" if "command" in old else ""
+            raise InputError(
+                f"{where}: {name} was {was!r}, is now {now!r}; resume with the same or name another --run{made_by}"
+            )
 
 
 def _difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any] | None:
