@@ -7,28 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
-from harness.records import Budget, InputError, build, nearest
+from harness.records import Budget, InputError, build_from_yaml, nearest
 
 FOLDER = Path(__file__).parent
 
 
 def load_budget(name_or_path: str) -> Budget:
     """Load a packaged budget by name, or a ``.yaml`` file by path."""
-    path = _locate(name_or_path)
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path.name}: cannot be read as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict):
-        raise InputError(f"{path.name}: expected named fields (seconds, clock, batch, ...), found {data!r}")
-    try:
-        return build(Budget, data, path.name)
-    except InputError as error:
-        # Budget checks its own values and knows no file; build() names the file itself.
-        message = str(error)
-        raise InputError(message if message.startswith(path.name) else f"{path.name}: {message}") from None
+    return build_from_yaml(Budget, _locate(name_or_path), "seconds, clock, batch")
 
 
 def list_budgets() -> list[str]:

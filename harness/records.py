@@ -13,7 +13,10 @@ import math
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar
+
+import yaml
 
 T = TypeVar("T")
 
@@ -208,6 +211,22 @@ def build(cls: type[T], data: Mapping[str, Any], where: str) -> T:
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise InputError(f"{where}: {name} is missing")
     return cls(**values)
+
+
+def build_from_yaml(cls: type[T], path: Path, example: str) -> T:
+    """Build a record from a YAML file; every error begins with the file's name. ``example`` names some fields."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path.name}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path.name}: expected named fields ({example}, ...), found {data!r}")
+    try:
+        return build(cls, data, path.name)
+    except InputError as error:
+        # A record checks its own values and knows no file; build() names the file itself.
+        message = str(error)
+        raise InputError(message if message.startswith(path.name) else f"{path.name}: {message}") from None
 
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:

@@ -12,26 +12,14 @@ import dataclasses
 import re
 from pathlib import Path
 
-import yaml
-
-from harness.records import AnswerType, InputError, build, nearest
+from harness.records import AnswerType, InputError, build_from_yaml, nearest
 
 FOLDER = Path(__file__).parent
 
 
 def read_definition(path: Path) -> TaskFile:
     """Read one task file. Anything wrong in it is an ``InputError`` that begins with the file's name."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path.name}: cannot be read as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict):
-        raise InputError(f"{path.name}: expected named fields (file, fields, problems, ...), found {data!r}")
-    try:
-        return build(TaskFile, data, path.name)
-    except InputError as error:
-        message = str(error)
-        raise InputError(message if message.startswith(path.name) else f"{path.name}: {message}") from None
+    return build_from_yaml(TaskFile, path, "file, fields, problems")
 
 
 def packaged_names() -> list[str]:

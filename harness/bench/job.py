@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from harness.bench.calibrate import calibrate
 from harness.bench.session import Session, rounds
-from harness.bench.settings import DTYPES, Settings
+from harness.bench.settings import DTYPES, Settings, evaluated
 from harness.engine.clock import Clock
 from harness.engine.sampler import LOOK_EVERY, RoundLabel
 from harness.grading.grader import GRADER_VERSION, Grader
@@ -116,6 +116,8 @@ def _sample_model(
     console: Console,
 ) -> None:
     label = print_.name
+    if _ended(log, label) == _rounds_wanted(settings.budget, len(settings.problems)):
+        return
     if label not in manifest["batch"] and settings.budget.batch == "calibrated":
         manifest["calibration"][label] = calibrate(settings, name, lambda line: console.print(line, highlight=False))
         manifest["batch"][label] = manifest["calibration"][label]["batch"]
@@ -130,8 +132,6 @@ def _sample_model(
         manifest["teachers"].append(label)
     folder.write_manifest(manifest)
     done = {r: p for (model, b, r), p in log.rounds.items() if model == label and b == batch}
-    if len(done) == len(all_rounds) and all(p.looks[-1].ended for p in done.values()):
-        return
     total = sum(map(len, all_rounds))
     with _bar(console) as bar:
         task = bar.add_task(label, total=total, clock=0.0)
@@ -237,9 +237,9 @@ def run_data(folder: RunFolder) -> RunData:
     """A run folder as the report takes it."""
     manifest = folder.read_manifest()
     task, budget = task_of(manifest), build(Budget, manifest["budget"], str(folder.manifest_path))
-    settings_problems = evaluated(task, budget)
+    problems = evaluated(task, budget)
     log = read_log(folder.log_path)
-    _check_ended(manifest, budget, len(settings_problems), log, folder)
+    _check_ended(manifest, budget, len(problems), log, folder)
     random = any(m["random"] for m in manifest["models"].values())
     verdicts = [] if random else folder.read_verdicts()
     by_model = {
@@ -251,10 +251,10 @@ def run_data(folder: RunFolder) -> RunData:
     }
     return RunData(
         task=task.name,
-        problems=settings_problems,
+        problems=problems,
         budget=budget,
         models=by_model,
-        gold_class_ids=gold_classes(settings_problems),
+        gold_class_ids=gold_classes(problems),
         manifest=printed(manifest),
         teacher=[*manifest["teachers"], *manifest["models"]][0],
         drained=budget.drain,
@@ -264,16 +264,17 @@ def run_data(folder: RunFolder) -> RunData:
 
 def _check_ended(manifest: dict[str, Any], budget: Budget, problems: int, log: LogContent, folder: RunFolder) -> None:
     """InputError for a run that was stopped: chains in flight are in no row, so its log holds too many short ones."""
-    wanted = 1 if budget.clock == "task" else problems
     for name in manifest["models"]:
-        ended = sum(p.looks[-1].ended for (model, _, _), p in log.rounds.items() if model == name)
-        if ended < wanted:
+        if _ended(log, name) < _rounds_wanted(budget, problems):
             raise InputError(f"run {folder.path}: {name} was not sampled to its end; go on with --resume first")
 
 
-def evaluated(task: Task, budget: Budget) -> tuple[Problem, ...]:
-    device, dtype = torch.device("cpu"), torch.float32
-    return Settings(("-",), task, budget, device, dtype).problems
+def _ended(log: LogContent, model: str) -> int:
+    return sum(p.looks[-1].ended for (name, _, _), p in log.rounds.items() if name == model)
+
+
+def _rounds_wanted(budget: Budget, problems: int) -> int:
+    return 1 if budget.clock == "task" else problems
 
 
 def printed(manifest: dict[str, Any]) -> dict[str, Any]:

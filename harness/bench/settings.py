@@ -38,15 +38,20 @@ class Settings:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """The problems that are evaluated: without the calibration split where the batch is calibrated."""
-        limited = self.task.problems[: self.budget.limit]
-        if self.budget.batch != "calibrated":
-            return limited
-        return tuple(p for i, p in enumerate(limited) if not _calibrates(i))
+        """The problems that are evaluated."""
+        return evaluated(self.task, self.budget)
 
     @property
     def calibration(self) -> tuple[Problem, ...]:
         return tuple(p for i, p in enumerate(self.task.problems[: self.budget.limit]) if _calibrates(i))
+
+
+def evaluated(task: Task, budget: Budget) -> tuple[Problem, ...]:
+    """What a budget samples of a task: without the calibration split where the batch is calibrated."""
+    limited = task.problems[: budget.limit]
+    if budget.batch != "calibrated":
+        return limited
+    return tuple(p for i, p in enumerate(limited) if not _calibrates(i))
 
 
 def _calibrates(place: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -12,13 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from harness.distill.card import LOSSES, TRAINING, write_card
 from harness.distill.recipe import load_recipe, scaled
-from harness.distill.rows import TOKENIZER
-from harness.distill.train import read_losses, train, write_summary
+from harness.distill.train import read_losses, train
 from harness.models.checkpoints import native
 from harness.models.decoder import Decoder
 from harness.models.resolve import load_model
 from harness.records import InputError
 from harness.runs.manifest import commit, device_facts
+from harness.tasks.builtin.tokenizer import PATH as TOKENIZER
 
 DISTILLED = Path("results") / "distill"
 
@@ -68,25 +69,23 @@ def make(
     losses = read_losses(folder / LOSSES)
     seconds = float(losses[-1]["seconds"])
     tokens = sum(int(r["tokens"]) for r in losses)
-    write_summary(
-        folder / TRAINING,
-        {
-            "recipe": recipe.name,
-            "recipe_sha256": digest,
-            "scale": scale,
-            "commit": commit(),
-            "seed": recipe.seed,
-            "device": device_facts(device)["name"],
-            "torch": torch.__version__,
-            "teacher": recipe.teacher,
-            "teacher_sha256": teacher_sha256,
-            "steps": recipe.steps,
-            "tokens": tokens,
-            "seconds": seconds,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "final_loss": float(losses[-1]["loss"]),
-        },
-    )
+    summary = {
+        "recipe": recipe.name,
+        "recipe_sha256": digest,
+        "scale": scale,
+        "commit": commit(),
+        "seed": recipe.seed,
+        "device": device_facts(device)["name"],
+        "torch": torch.__version__,
+        "teacher": recipe.teacher,
+        "teacher_sha256": teacher_sha256,
+        "steps": recipe.steps,
+        "tokens": tokens,
+        "seconds": seconds,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "final_loss": float(losses[-1]["loss"]),
+    }
+    (folder / TRAINING).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     write_card(folder)
     console.print(
         f"{folder}: {recipe.steps} steps, {tokens / 1e6:.1f} M tokens in {seconds:.0f} s"

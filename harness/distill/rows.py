@@ -12,16 +12,13 @@ import multiprocessing
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ProcessPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
-import harness.tasks.builtin
 from harness.distill.recipe import Recipe
 from harness.tasks.builtin.splits import train_item
-
-TOKENIZER = Path(harness.tasks.builtin.__file__).parent / "tokenizer.json"
+from harness.tasks.builtin.tokenizer import load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,7 +31,7 @@ class Row:
 
 @functools.cache
 def _tokenizer() -> Tokenizer:
-    return Tokenizer.from_file(str(TOKENIZER))
+    return load_tokenizer()
 
 
 def row(index: int) -> Row:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -232,7 +231,3 @@ def read_losses(path: Path) -> list[dict[str, str]]:
     """Rows of a losses.csv, as text."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-def write_summary(path: Path, summary: dict[str, object]) -> None:
-    path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")

@@ -27,17 +27,14 @@ class StopScanner:
         if not self.stop and self._at is None and self.after_boxed:
             self.text += (chunk := b"".join(tokens))
             # The common case in one search: no box has begun.
-            if self.text.find(_BOX, max(0, len(self.text) - len(chunk) - len(_BOX) + 1)) < 0 and not self._pending():
+            if self.text.find(_BOX, self._box_from) < 0:
+                self._box_from = max(self._box_from, len(self.text) - len(_BOX) + 1)
                 return None
             del self.text[len(self.text) - len(chunk) :]
         elif not self.stop and not self.after_boxed:
             self.text += b"".join(tokens)
             return None
         return next((i for i, token in enumerate(tokens) if self._feed(token)), None)
-
-    def _pending(self) -> bool:
-        """A box's command stands at the end, its brace still to come."""
-        return self.text.find(_BOX, self._box_from) >= 0
 
     def _feed(self, token: bytes) -> bool:
         before = len(self.text)

@@ -13,18 +13,17 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-import harness.tasks.builtin
 from harness.models.checkpoints import native
 from harness.models.config import DecoderConfig
 from harness.models.decoder import Decoder
 from harness.models.shapes import SHAPES
 from harness.models.text import Codec
 from harness.records import InputError, nearest
+from harness.tasks.builtin.tokenizer import PATH as TOKENIZER
 
 EMBEDDED = Path(__file__).parent / "embedded"
 TRIO = ("tiny-teacher", "tiny-hybrid", "tiny-mamba")
 SMOLLM2 = "smollm2-135m"
-TOKENIZER = Path(harness.tasks.builtin.__file__).parent / "tokenizer.json"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
