@@ -100,6 +100,7 @@ def _mark_crossover(ax: Axes, comparison: Comparison, look: style.Look, font_pt:
         f"{comparison.student} {claim} from {seconds(t)}", (t, label_y), xycoords=across, va="center",
         xytext=(-6 if to_left else 6, 0), textcoords="offset points", ha="right" if to_left else "left",
         fontsize=font_pt * 0.88, color=look.color, zorder=5,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
     )  # fmt: skip
 
 
