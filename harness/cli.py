@@ -176,6 +176,29 @@ def report_command(run: str | None, last: bool, cards: Path | None) -> None:
         update_cards(folder, numbers, cards, console)
 
 
+@cli.command("throughput")
+@click.option("--model", "models", multiple=True, required=True, help="As for bench; several times.")
+@click.option("--batch", "batches", multiple=True, type=int, default=(64,), show_default=True, help="Several times.")
+@click.option(
+    "--new-tokens", "lengths", multiple=True, type=int, default=(256,), show_default=True, help="Several times."
+)
+@click.option("--prompt", default=128, show_default=True, help="Tokens of each prompt.")
+@click.option("--rows-per-prompt", default=1, show_default=True, help="Rows that share a prompt.")
+@click.option("--ignore-eos", is_flag=True, help="Every row runs to its last token.")
+@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Where the rows go, after each cell.")
+@click.option("--go-on", is_flag=True, help="Keep the rows of --csv and leave out the cells it has.")
+@click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="A PNG of all rows.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--dtype", default="auto", show_default=True, help="auto, float32, float64 or bfloat16.")
+def throughput_command(**given: Any) -> None:
+    """Tokens/s over model x batch x length, beside the roofline."""
+    from harness.bench.grid import Grid, run_grid
+    from harness.bench.settings import choose_device, choose_dtype
+
+    device = choose_device(given.pop("device"))
+    run_grid(Grid(device=device, dtype=choose_dtype(given.pop("dtype"), device), **given), Console())
+
+
 @cli.group("tasks", invoke_without_command=True, cls=_Group)
 @click.pass_context
 def tasks_group(ctx: click.Context) -> None:

@@ -48,10 +48,19 @@ class Backend(Protocol):
 
 
 class NativeBackend:
-    """Our decoder on one device. ``prompts`` are the token ids of all prompts, ``ids`` their problem ids."""
+    """Our decoder on one device. ``prompts`` are the token ids of all prompts, ``ids`` their problem ids.
+
+    ``ignore_eos`` lets every row run to the budget's ``max_new_tokens``: for measuring speed only.
+    """
 
     def __init__(
-        self, model: LoadedModel, budget: Budget, prompts: Sequence[Sequence[int]], ids: Sequence[str], slots: int
+        self,
+        model: LoadedModel,
+        budget: Budget,
+        prompts: Sequence[Sequence[int]],
+        ids: Sequence[str],
+        slots: int,
+        ignore_eos: bool = False,
     ) -> None:
         self.model, self.budget, self.prompts, self.slots = model, budget, prompts, slots
         decoder = model.decoder
@@ -66,7 +75,7 @@ class NativeBackend:
             torch.zeros(slots, dtype=torch.int64, device=device) for _ in range(3)
         )
         self.ended = torch.ones(slots, dtype=torch.bool, device=device)
-        self.eos = torch.tensor(model.codec.eos, device=device)
+        self.eos = torch.tensor(() if ignore_eos else model.codec.eos, dtype=torch.int64, device=device)
         self.held = np.zeros(slots, dtype=np.int64)  # the host's copy of ``generated``, as of the last look
 
     def prefill(self, prompt: int) -> None:

@@ -36,7 +36,7 @@ class DecodeState:
         state_dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self.plan, self.device = plan, device
+        self.plan, self.device, self.state_dtype = plan, device, state_dtype
         self.layers: list[AttentionState | MambaState] = [
             AttentionState(config, plan, dtype, device)
             if kind == "attention"

@@ -47,8 +47,12 @@ class Look:
 
 def looks(run: RunData) -> dict[str, Look]:
     """The teacher always first (black, solid); students in the run's order."""
-    names = (run.teacher, *run.students)
-    return {name: Look(*_LOOKS[i % len(_LOOKS)]) for i, name in enumerate(names)}
+    return {name: look(i) for i, name in enumerate((run.teacher, *run.students))}
+
+
+def look(place: int) -> Look:
+    """The look of the ``place``-th of several things; after six they repeat."""
+    return Look(*_LOOKS[place % len(_LOOKS)])
 
 
 def caption(run: RunData, numbers: Numbers, extra: str = "") -> str:

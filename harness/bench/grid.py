@@ -1,0 +1,124 @@
+"""``harness throughput``: all cells of models x batches x lengths, kept after each, with predicted crossovers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from harness.bench.ceilings import measure_ceilings
+from harness.bench.roofline import Ceilings, Workload, crossover_batch, crossover_tokens
+from harness.bench.throughput import Bench, Cell
+from harness.models.config import DecoderConfig
+from harness.models.resolve import load_model
+from harness.records import InputError
+from harness.report.throughput import Measurement, Row, read_rows, throughput_plot, throughput_tables, write_rows
+from harness.runs.manifest import device_facts
+
+BATCHES = tuple(1 << i for i in range(13))  # in which a crossover is looked for
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Grid:
+    models: tuple[str, ...]
+    batches: tuple[int, ...]
+    lengths: tuple[int, ...]
+    prompt: int
+    rows_per_prompt: int
+    ignore_eos: bool
+    csv_path: Path | None
+    go_on: bool
+    plot_path: Path | None
+    device: torch.device
+    dtype: torch.dtype
+
+    def __post_init__(self) -> None:
+        if self.go_on and self.csv_path is None:
+            raise InputError("--go-on: which file? name it with --csv")
+
+    def cells(self) -> list[Cell]:
+        return [Cell(b, self.prompt, n, self.rows_per_prompt) for n in self.lengths for b in self.batches]
+
+
+def run_grid(grid: Grid, console: Console) -> None:
+    """Measure what is missing; the CSV is written after each cell, so that nothing measured is lost."""
+    cells = grid.cells()  # a senseless cell is answered before anything is loaded
+    kept = read_rows(grid.csv_path) if grid.go_on and grid.csv_path and grid.csv_path.exists() else []
+    name = device_facts(grid.device)["name"]
+    ceilings = measure_ceilings(grid.device, grid.dtype)
+    measured: list[Measurement] = []
+    configs: dict[str, DecoderConfig] = {}
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("throughput", total=len(grid.models) * len(cells))
+        for model_name in grid.models:
+            model = load_model(model_name, grid.dtype, grid.device)
+            configs[model.name] = model.config
+            bench = Bench(model, name, ceilings, grid.ignore_eos)
+            for cell in cells:
+                bar.update(task, description=f"{model.name}, {cell.batch} x {cell.new_tokens}")
+                if not _has(kept, model.name, cell):
+                    measured.append(bench.measure(cell))
+                    if grid.csv_path is not None:
+                        write_rows(grid.csv_path, [*kept, *(m.row for m in measured)])
+                bar.advance(task)
+            del model, bench
+    for table in throughput_tables(measured):
+        console.print(table)
+    console.print(
+        f"{name}: copy {ceilings.bytes_per_s / 1e9:,.0f} GB/s, products {ceilings.flop_per_s / 1e12:.3g} TFLOP/s"
+        " (measured now; the roofline is theirs)",
+        highlight=False,
+    )
+    for line in _crossovers(grid, configs, ceilings, [*kept, *(m.row for m in measured)]):
+        console.print(line, highlight=False, markup=False)
+    if grid.plot_path is not None:
+        throughput_plot([*kept, *(m.row for m in measured)]).savefig(grid.plot_path)
+
+
+def _has(rows: list[Row], model: str, cell: Cell) -> bool:
+    return any(
+        (r.model, r.batch, r.prompt, r.new_tokens) == (model, cell.batch, cell.prompt, cell.new_tokens) for r in rows
+    )
+
+
+def _crossovers(grid: Grid, configs: dict[str, DecoderConfig], ceilings: Ceilings, rows: list[Row]) -> list[str]:
+    """For each student and the first all-attention model: where it overtakes, by the roofline and by the rows."""
+    teacher = next((n for n, c in configs.items() if set(c.layers) == {"attention"}), None)
+    lines = []
+    for student, config in configs.items():
+        if teacher is None or student == teacher or set(config.layers) == {"attention"}:
+            continue
+        for batch in grid.batches:
+            work = Workload(batch, grid.prompt, 1, grid.rows_per_prompt, grid.dtype.itemsize, 4, deferred=False)
+            turn = crossover_tokens(configs[teacher], config, work, ceilings)
+            seen = _first(rows, student, teacher, "new_tokens", ("batch", batch))
+            lines.append(f"{student} past {teacher} at batch {batch}: predicted from {_say(turn)} new tokens, {seen}")
+        for length in grid.lengths:
+            work = Workload(1, grid.prompt, length, grid.rows_per_prompt, grid.dtype.itemsize, 4, deferred=False)
+            turn = crossover_batch(configs[teacher], config, work, ceilings, BATCHES)
+            seen = _first(rows, student, teacher, "batch", ("new_tokens", length))
+            lines.append(f"{student} past {teacher} at {length} new tokens: predicted from batch {_say(turn)}, {seen}")
+    return lines
+
+
+def _first(rows: list[Row], student: str, teacher: str, along: str, at: tuple[str, int]) -> str:
+    """The smallest measured value of ``along`` from which on the student is the faster one."""
+    rates: dict[int, dict[str, float]] = {}
+    for row in rows:
+        if getattr(row, at[0]) == at[1]:
+            rates.setdefault(getattr(row, along), {})[row.model] = row.tokens_per_s
+    both = {v: r[student] > r[teacher] for v, r in sorted(rates.items()) if student in r and teacher in r}
+    first = math.inf
+    for value, ahead in reversed(both.items()):
+        if not ahead:
+            break
+        first = value
+    return f"measured from {first:,}" if first < math.inf else f"measured: not by {max(both, default=0):,}"
+
+
+def _say(value: int | None) -> str:
+    return "never" if value is None else f"{value:,}"

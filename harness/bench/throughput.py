@@ -1,0 +1,161 @@
+"""Tokens per second over batch x length x model, beside what the roofline allows.
+
+A cell decodes ``batch`` rows for ``new_tokens`` steps behind prompts of random tokens, sampling included, through the
+same backend and the same windows as a benchmark; loading, prefill and a warm-up are timed apart. Short cells are
+repeated and give their median; long ones run once and give the spread over eight stretches of their steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+
+import numpy as np
+import torch
+
+from harness.bench.ceilings import median_seconds, wait_for
+from harness.bench.energy import joules
+from harness.bench.roofline import Ceilings, Workload, step_seconds
+from harness.engine.backend import NativeBackend
+from harness.engine.memory import check_batch
+from harness.engine.sampler import LOOK_EVERY
+from harness.kernels.sample import sample
+from harness.models.resolve import LoadedModel
+from harness.records import Budget, InputError
+from harness.report.throughput import Measurement, Row
+
+WARM_UP_TOKENS = 64
+REPEATS = 3
+REPEATED_UP_TO = 1024
+STRETCHES = 8
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cell:
+    """One measurement to make; ``rows_per_prompt`` rows share each prompt."""
+
+    batch: int
+    prompt: int
+    new_tokens: int
+    rows_per_prompt: int = 1
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 1:
+                raise InputError(f"{field.name} = {getattr(self, field.name)}: must be at least 1")
+
+
+class Bench:
+    """One loaded model measured cell by cell; ``device_name`` goes into the rows."""
+
+    def __init__(
+        self, model: LoadedModel, device_name: str, ceilings: Ceilings, ignore_eos: bool, seed: int = 0
+    ) -> None:
+        self.model, self.device_name, self.ceilings = model, device_name, ceilings
+        self.ignore_eos, self.seed = ignore_eos, seed
+        self.device = model.decoder.device
+
+    def measure(self, cell: Cell) -> Measurement:
+        """InputError, before anything runs, where the context or the memory is too small for the cell."""
+        config = self.model.config
+        if cell.prompt + cell.new_tokens > config.context:
+            raise InputError(
+                f"prompt + new_tokens = {cell.prompt + cell.new_tokens}: {self.model.name} has a context of"
+                f" {config.context}; ask for less"
+            )
+        prompts = self._prompts(cell)
+        check_batch(self.model.decoder, [cell.prompt] * len(prompts), cell.new_tokens, cell.batch)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        backend = NativeBackend(
+            self.model, _budget(cell, self.seed), prompts, [f"row-{i}" for i in range(len(prompts))], cell.batch,
+            ignore_eos=self.ignore_eos,
+        )  # fmt: skip
+        prefill_s = self._prefill(backend)
+        self._decode(backend, cell, min(WARM_UP_TOKENS, cell.new_tokens))
+        short = cell.new_tokens <= REPEATED_UP_TO
+        with joules(self.device) as energy:
+            runs = [self._decode(backend, cell, cell.new_tokens) for _ in range(REPEATS if short else 1)]
+        tokens = sum(int(run[:, 0].sum()) for run in runs)
+        rates = [_rate(run) for run in runs] if short else [_rate(part) for part in np.array_split(runs[0], STRETCHES)]
+        overall = statistics.median(rates) if short else _rate(runs[0])
+        seconds = statistics.median(float(run[:, 1].sum()) for run in runs)
+        return Measurement(
+            self._row(cell, overall, seconds, backend, energy.value, tokens), min(rates), max(rates), prefill_s
+        )
+
+    def _row(
+        self, cell: Cell, rate: float, seconds: float, backend: NativeBackend, energy: float | None, tokens: int
+    ) -> Row:
+        weights, state = backend.logits.dtype, backend.state.state_dtype
+        ms_per_step = 1000 * seconds / cell.new_tokens
+        work = Workload(
+            cell.batch, cell.prompt, cell.new_tokens, cell.rows_per_prompt, weights.itemsize, state.itemsize, False
+        )
+        limit_s = step_seconds(self.model.config, work, self.ceilings)
+        words = torch.randint(1 << 32, (cell.batch, 4), device=self.device)
+        sampling_s = median_seconds(lambda: sample(backend.logits, words, 0.8), self.device)
+        on_gpu = self.device.type == "cuda"
+        return Row(
+            model=self.model.name,
+            engine="eager",
+            device=self.device_name,
+            dtype=_name(weights),
+            state_dtype=_name(state),
+            batch=cell.batch,
+            prompt=cell.prompt,
+            new_tokens=cell.new_tokens,
+            tokens_per_s=rate,
+            ms_per_step=ms_per_step,
+            roofline_share=1000 * limit_s / ms_per_step,
+            host_gap_share=None,
+            sampling_share=1000 * sampling_s / ms_per_step,
+            peak_gib=torch.cuda.max_memory_allocated(self.device) / 2**30 if on_gpu else None,
+            joules_per_ktok=None if energy is None else 1000 * energy / tokens,
+        )
+
+    def _prompts(self, cell: Cell) -> list[list[int]]:
+        count = -(-cell.batch // cell.rows_per_prompt)
+        generator = np.random.default_rng(self.seed)
+        return generator.integers(0, self.model.config.vocab_size, (count, cell.prompt)).tolist()
+
+    def _prefill(self, backend: NativeBackend) -> float:
+        backend.prefill(0)
+        wait_for(self.device)
+        began = time.perf_counter()
+        for prompt in range(len(backend.prompts)):
+            backend.prefill(prompt)
+        wait_for(self.device)
+        return time.perf_counter() - began
+
+    def _decode(self, backend: NativeBackend, cell: Cell, new_tokens: int) -> np.ndarray:
+        """Fork anew and decode; tokens that counted and seconds of each window: [windows, 2]."""
+        slots = range(cell.batch)
+        backend.fork([slot // cell.rows_per_prompt for slot in slots], slots, slots)
+        wait_for(self.device)
+        taken, done = [], 0
+        while done < new_tokens:
+            steps = min(LOOK_EVERY, new_tokens - done)
+            began = time.perf_counter()
+            window = backend.window(cell.batch, steps)
+            taken.append((float(window.count.sum()), time.perf_counter() - began))
+            done += steps
+        for slot in slots:
+            backend.release(slot)
+        return np.array(taken)
+
+
+def _rate(windows: np.ndarray) -> float:
+    return float(windows[:, 0].sum() / windows[:, 1].sum())
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _budget(cell: Cell, seed: int) -> Budget:
+    return Budget(
+        seconds=(1.0,), clock="task", samples_per_problem=cell.rows_per_prompt, max_new_tokens=cell.new_tokens,
+        temperature=0.8, top_p=1.0, top_k=0, seed=seed, batch=cell.batch,
+    )  # fmt: skip

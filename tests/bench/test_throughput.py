@@ -1,0 +1,122 @@
+"""The throughput job on the CPU: what it counts, what it keeps, what it refuses. Nothing here asserts a speed."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from harness.bench.grid import Grid, run_grid
+from harness.bench.roofline import Ceilings
+from harness.bench.throughput import Bench, Cell
+from harness.models.resolve import load_model
+from harness.records import InputError
+from harness.report.throughput import Row, read_rows, throughput_plot, write_rows
+
+CPU = torch.device("cpu")
+CEILINGS = Ceilings(1e10, 1e11)
+
+
+def row(model: str = "random:tiny-mamba", batch: int = 4, new_tokens: int = 8, rate: float = 100.0) -> Row:
+    return Row(
+        model, "eager", "a CPU", "float32", "float32", batch, 16, new_tokens, rate, 1.5, 0.25, None, 0.5, None, 1.25
+    )
+
+
+def grid(tmp_path: Path, **changes: object) -> Grid:
+    given = Grid(
+        ("random:tiny-teacher", "random:tiny-mamba"), (2, 3), (16,), 8, 1, True, tmp_path / "rows.csv", False,
+        tmp_path / "rows.png", CPU, torch.float32,
+    )  # fmt: skip
+    return dataclasses.replace(given, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rows_per_prompt", [1, 3])
+def test_every_row_decodes_every_token(rows_per_prompt: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[float] = []
+    decode = Bench._decode
+
+    def spy(self: Bench, *given: object) -> object:
+        windows = decode(self, *given)  # type: ignore[arg-type]
+        counted.append(windows[:, 0].sum())
+        return windows
+
+    monkeypatch.setattr(Bench, "_decode", spy)
+    bench = Bench(load_model("random:tiny-hybrid", torch.float32, CPU), "a CPU", CEILINGS, ignore_eos=True)
+    measured = bench.measure(Cell(5, 7, 19, rows_per_prompt))
+    assert counted == [5 * 19] * 4  # a warm-up, then three repeats
+    assert measured.slowest <= measured.row.tokens_per_s <= measured.fastest
+    assert measured.row.ms_per_step > 0 and measured.prefill_s > 0
+    assert measured.row.peak_gib is None and measured.row.joules_per_ktok is None
+
+
+def test_a_cell_beyond_the_context_is_refused_before_it_runs() -> None:
+    bench = Bench(load_model("random:tiny-mamba", torch.float32, CPU), "a CPU", CEILINGS, ignore_eos=True)
+    with pytest.raises(InputError, match=r"prompt \+ new_tokens = 1281: .* context of 1280"):
+        bench.measure(Cell(1, 281, 1000))
+
+
+def test_grid_writes_rows_table_and_plot(tmp_path: Path) -> None:
+    console = Console(record=True, width=80)
+    run_grid(grid(tmp_path), console)
+    rows = read_rows(tmp_path / "rows.csv")
+    assert [(r.model, r.batch) for r in rows] == [
+        (model, batch) for model in ("random:tiny-teacher", "random:tiny-mamba") for batch in (2, 3)
+    ]
+    assert (tmp_path / "rows.png").stat().st_size > 10_000
+    text = console.export_text()
+    assert "random:tiny-mamba past random:tiny-teacher at batch 2: predicted from" in " ".join(text.split())
+
+
+def test_go_on_measures_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = [row(batch=2, new_tokens=16), row("random:tiny-teacher", batch=3, new_tokens=16)]
+    kept = [dataclasses.replace(r, prompt=8) for r in kept]
+    write_rows(tmp_path / "rows.csv", kept)
+    seen: list[tuple[str, int]] = []
+    measure = Bench.measure
+
+    def spy(self: Bench, cell: Cell) -> object:
+        seen.append((self.model.name, cell.batch))
+        return measure(self, cell)
+
+    monkeypatch.setattr(Bench, "measure", spy)
+    run_grid(grid(tmp_path, go_on=True, plot_path=None), Console(quiet=True))
+    assert seen == [("random:tiny-teacher", 2), ("random:tiny-mamba", 3)]
+    rows = read_rows(tmp_path / "rows.csv")
+    assert rows[:2] == kept and len(rows) == 4
+
+
+def test_rows_survive_the_csv(tmp_path: Path) -> None:
+    rows = [row(), row("random:tiny-teacher", 8, 16, 12345.6)]
+    write_rows(tmp_path / "rows.csv", rows)
+    assert read_rows(tmp_path / "rows.csv") == rows
+
+
+def test_a_csv_of_something_else_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("model,engine\ntiny,eager\n")
+    with pytest.raises(InputError, match=r"rows.csv, line 2: not a throughput row"):
+        read_rows(tmp_path / "rows.csv")
+    write_rows(tmp_path / "rows.csv", [row()])
+    text = (tmp_path / "rows.csv").read_text().replace("100", "fast")
+    (tmp_path / "rows.csv").write_text(text)
+    with pytest.raises(InputError, match="line 2"):
+        read_rows(tmp_path / "rows.csv")
+
+
+def test_plot_draws_each_line_and_its_roofline() -> None:
+    rows = [row(m, b, n) for m in ("a", "b") for b in (2, 4) for n in (8, 16)]
+    figure = throughput_plot(rows)
+    for ax in figure.axes:
+        assert len(ax.lines) == 2 * 2 * 2
+    with pytest.raises(InputError, match="no throughput rows"):
+        throughput_plot([])
+
+
+def test_senseless_grids_are_refused() -> None:
+    with pytest.raises(InputError, match="batch = 0"):
+        Cell(0, 8, 8)
+    with pytest.raises(InputError, match="--go-on"):
+        Grid(("tiny-teacher",), (1,), (1,), 1, 1, True, None, True, None, CPU, torch.float32)
