@@ -199,6 +199,19 @@ def throughput_command(**given: Any) -> None:
     run_grid(Grid(device=device, dtype=choose_dtype(given.pop("dtype"), device), **given), Console())
 
 
+@cli.command("curves")
+@click.option("--recorded", type=click.Path(path_type=Path), required=True, help="JSON with counts and ns by problem.")
+@click.option("--throughput", "speeds", multiple=True, required=True, help="Tokens/s, or NAME=tokens/s; several times.")
+@click.option("--tokens-per-sample", default=2048.0, show_default=True, help="Tokens each sample is billed.")
+@click.option("--task", "task_name", help="Whose reference answers give the guess curve.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("results/recorded"), show_default=True)
+def curves_command(recorded: Path, speeds: tuple[str, ...], tokens_per_sample: float, **given: Any) -> None:
+    """Coverage against time from published counts: recorded accuracy x measured speed."""
+    from harness.bench.recorded import draw_recorded
+
+    draw_recorded(recorded, speeds, tokens_per_sample, console=Console(), **given)
+
+
 @cli.group("tasks", invoke_without_command=True, cls=_Group)
 @click.pass_context
 def tasks_group(ctx: click.Context) -> None:

@@ -16,6 +16,7 @@ from harness.bench.throughput import Bench, Cell
 from harness.models.config import DecoderConfig
 from harness.models.resolve import load_model
 from harness.records import InputError
+from harness.report.style import save
 from harness.report.throughput import Measurement, Row, read_rows, throughput_plot, throughput_tables, write_rows
 from harness.runs.manifest import device_facts
 
@@ -76,7 +77,7 @@ def run_grid(grid: Grid, console: Console) -> None:
     for line in _crossovers(grid, configs, ceilings, [*kept, *(m.row for m in measured)]):
         console.print(line, highlight=False, markup=False)
     if grid.plot_path is not None:
-        throughput_plot([*kept, *(m.row for m in measured)]).savefig(grid.plot_path)
+        save(throughput_plot([*kept, *(m.row for m in measured)]), grid.plot_path)
 
 
 def _has(rows: list[Row], model: str, cell: Cell) -> bool:
