@@ -6,10 +6,12 @@ path separator is a path. Whole files are replaced atomically, so a crash leaves
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,20 @@ class RunFolder:
     @property
     def verdicts_path(self) -> Path:
         return self.path / "verdicts.jsonl"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """The folder, made if it is not there, for one sampling process alone; the lock ends with the process."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"--run {self.path}: another process samples into it; wait, or name another") from None
+            yield
+        finally:
+            os.close(handle)
 
     def read_manifest(self) -> dict[str, Any]:
         try:

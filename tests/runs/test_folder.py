@@ -73,3 +73,12 @@ def test_names_and_paths(tmp_path, monkeypatch):
         stamp = run.manifest_path.stat().st_mtime - age
         os.utime(run.manifest_path, (stamp, stamp))
     assert last_run().path == RUNS / "new"
+
+
+def test_one_process_at_a_time_samples_into_a_folder(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    refused = pytest.raises(InputError, match="another process samples into it")
+    with folder.locked(), refused, RunFolder(folder.path).locked():
+        pass
+    with folder.locked():
+        pass
