@@ -34,7 +34,7 @@ def transfer(teacher: Decoder, student: Decoder) -> None:
         if isinstance(target.mixer, Attention):
             target.mixer.load_state_dict(source.mixer.state_dict())
         else:
-            assert isinstance(source.mixer, Attention)  # _check holds the teacher to it
+            assert isinstance(source.mixer, Attention) and isinstance(target.mixer, Mamba2)  # _check holds both to it
             _attention_to_mamba(source.mixer, target.mixer)
 
 
@@ -73,5 +73,5 @@ def _check(teacher: Decoder, student: Decoder) -> None:
             a.heads != a.kv_heads
         ):
             raise InputError(f"student mamba = {m}: V, K, Q map onto {a.heads} heads and groups of {a.head_dim}")
-        if set(s.layers) - {"attention", "discrete_mamba2"} or not m.dt_bias:
-            raise InputError("student layers: transfer fills discrete_mamba2 layers with dt_bias: true")
+    if set(s.layers) - {"attention", "discrete_mamba2"} or (s.mamba is not None and not s.mamba.dt_bias):
+        raise InputError("student layers: transfer fills discrete_mamba2 layers with dt_bias: true")

@@ -40,7 +40,7 @@ class DecodeState:
         self.layers: list[AttentionState | MambaState] = [
             AttentionState(config, plan, dtype, device)
             if kind == "attention"
-            else MambaState(config, plan, dtype, state_dtype, device)
+            else MambaState(config.recurrent(kind), plan, dtype, state_dtype, device)
             for kind in config.layers
         ]
         self.attends = any(isinstance(layer, AttentionState) for layer in self.layers)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,13 @@ from harness.models.config import DecoderConfig
 from harness.models.decode_state import DecodeState
 from harness.models.layers import Block, RMSNorm
 from harness.models.state import StatePlan, StepIndex
+
+
+class HoldsLayers(Protocol):
+    """A state with one memory for each layer, of the kind that the layer's mixer writes to."""
+
+    @property
+    def layers(self) -> Sequence[Any]: ...
 
 
 class Decoder(nn.Module):
@@ -56,7 +63,7 @@ class Decoder(nn.Module):
         return F.linear(self.norm(x), weight)
 
     @torch.inference_mode()
-    def prefill(self, tokens: Sequence[int], state: DecodeState, prompt: int) -> torch.Tensor:
+    def prefill(self, tokens: Sequence[int], state: HoldsLayers, prompt: int) -> torch.Tensor:
         """Run one prompt, unpadded, into place ``prompt`` of the state; logits [vocab] of what follows."""
         ids = torch.tensor([list(tokens)], device=self.device)
         x = self.embedding(ids)
@@ -75,7 +82,7 @@ class Decoder(nn.Module):
             x = block.feed(x + block.mixer.step(block.mixer_norm(x), (cos, sin), layer, index))
         return self.logits(x)
 
-    def _with_states(self, state: DecodeState) -> Iterable[tuple[Block, Any]]:
+    def _with_states(self, state: HoldsLayers) -> Iterable[tuple[Block, Any]]:
         """Each block with its layer's state, which is of the kind that its mixer takes."""
         return zip(self.blocks, state.layers, strict=True)
 

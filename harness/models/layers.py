@@ -1,4 +1,4 @@
-"""The parts of a block: norm, MLP and the two kinds of mixer, each with its three ways to run.
+"""The parts of a block: norm, MLP, attention and Mamba-2 (Mamba-1 lies beside), each mixer with its three ways to run.
 
 ``forward`` takes whole sequences (training, and the reference), ``prefill`` a whole prompt while
 leaving behind what decoding needs, ``step`` one token for each row. The three agree: tests hold it.
@@ -15,20 +15,28 @@ from harness.kernels import attention as attention_ops
 from harness.kernels.causal_conv import causal_conv, causal_conv_step, conv_state
 from harness.kernels.rope import rotate
 from harness.kernels.ssd import ssd_chunked, ssd_step
-from harness.models.config import AttentionConfig, DecoderConfig, MambaConfig
+from harness.models.config import AttentionConfig, DecoderConfig, LayerKind, Mamba1Config, MambaConfig
+from harness.models.mamba1 import Mamba1
 from harness.models.state import AttentionState, MambaState, StepIndex
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight, the mean in fp32 at least (Zhang and Sennrich, 2019)."""
+    """x / sqrt(mean(x^2) + eps) * weight, the mean in fp32 at least (Zhang and Sennrich, 2019).
 
-    def __init__(self, width: int, eps: float) -> None:
+    Each of ``groups`` equal parts of x has its own mean.
+    """
+
+    def __init__(self, width: int, eps: float, groups: int = 1) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
+        self.eps, self.groups = eps, groups
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+        weight = self.weight.to(x.dtype)
+        if self.groups == 1:
+            return F.rms_norm(x, weight.shape, weight, self.eps)
+        parts = x.unflatten(-1, (self.groups, -1))
+        return F.rms_norm(parts, parts.shape[-1:], None, self.eps).flatten(-2) * weight
 
 
 class SwiGLU(nn.Module):
@@ -108,7 +116,7 @@ class Mamba2(nn.Module):
             self.z_bias = nn.Parameter(torch.zeros(inner))
         else:
             self.A_log = nn.Parameter(torch.zeros(heads))
-        self.norm = RMSNorm(inner, eps) if config.gated_norm else None
+        self.norm = RMSNorm(inner, eps, config.norm_groups) if config.gated_norm else None
         self.out = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: torch.Tensor, rope: object = None) -> torch.Tensor:
@@ -145,12 +153,11 @@ class Mamba2(nn.Module):
         if not self.discrete:
             mixed = F.silu(mixed)
         c = self.config
-        x, b, cc = mixed.split((c.inner, c.groups * c.state, c.groups * c.state), dim=-1)
-        return (
-            x.unflatten(-1, (c.heads, c.head_dim)),
-            b.unflatten(-1, (c.groups, c.state)),
-            cc.unflatten(-1, (c.groups, c.state)),
-        )
+        x, b, cc = mixed.split(c.conv_parts, dim=-1)
+        x = x.unflatten(-1, (-1, c.head_dim))
+        if c.kv_heads is not None:
+            x = x.repeat_interleave(c.heads // c.kv_heads, dim=-2)
+        return x, b.unflatten(-1, (-1, c.state)), cc.unflatten(-1, (-1, c.state))
 
     def _discretise(self, xs: torch.Tensor, dt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The recurrence's input and log decay (fp32 at least)."""
@@ -169,15 +176,16 @@ class Mamba2(nn.Module):
 class Block(nn.Module):
     """x + mixer(norm(x)), then x + mlp(norm(x)) where the model has an MLP."""
 
-    def __init__(self, config: DecoderConfig, kind: str) -> None:
+    def __init__(self, config: DecoderConfig, kind: LayerKind) -> None:
         super().__init__()
         self.mixer_norm = RMSNorm(config.width, config.norm_eps)
         if kind == "attention":
             assert config.attention is not None
-            self.mixer: Attention | Mamba2 = Attention(config.width, config.attention)
+            self.mixer: Attention | Mamba1 | Mamba2 = Attention(config.width, config.attention)
+        elif isinstance(record := config.recurrent(kind), Mamba1Config):
+            self.mixer = Mamba1(config.width, record)
         else:
-            assert config.mamba is not None
-            self.mixer = Mamba2(config.width, config.mamba, kind == "discrete_mamba2", config.norm_eps)
+            self.mixer = Mamba2(config.width, record, kind == "discrete_mamba2", config.norm_eps)
         self.mlp_norm = RMSNorm(config.width, config.norm_eps) if config.mlp else None
         self.mlp = SwiGLU(config.width, config.mlp) if config.mlp else None
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from harness.kernels.attention import Pages
-from harness.models.config import DecoderConfig
+from harness.models.config import DecoderConfig, Mamba1Config, MambaConfig
 
 PAGE_TOKENS = 64
 # Copies of a row that a sampling step holds beside the logits: scores, words, noise, and what they pass through.
@@ -42,10 +43,13 @@ class StatePlan:
 def slot_bytes(config: DecoderConfig, new_tokens: int, dtype: torch.dtype, state_dtype: torch.dtype) -> int:
     """Bytes that one more slot needs, its logits row included."""
     pages = -(-new_tokens // PAGE_TOKENS)
-    kinds = [kind == "attention" for kind in config.layers]
     total = config.vocab_size * _bytes(dtype) + _sampling_bytes(config, dtype)
-    total += sum(kinds) * pages * PAGE_TOKENS * _token_kv_bytes(config, dtype)
-    return total + (len(kinds) - sum(kinds)) * _mamba_bytes(config, dtype, state_dtype)
+    for kind in config.layers:
+        if kind == "attention":
+            total += pages * PAGE_TOKENS * _token_kv_bytes(config, dtype)
+        else:
+            total += _mamba_bytes(config.recurrent(kind), dtype, state_dtype)
+    return total
 
 
 def prompt_bytes(config: DecoderConfig, tokens: int, dtype: torch.dtype, state_dtype: torch.dtype) -> int:
@@ -67,22 +71,22 @@ def _token_kv_bytes(config: DecoderConfig, dtype: torch.dtype) -> int:
     return 2 * config.attention.kv_heads * config.attention.head_dim * _bytes(dtype)
 
 
-def _mamba_bytes(config: DecoderConfig, dtype: torch.dtype, state_dtype: torch.dtype) -> int:
-    if config.mamba is None:
-        return 0
-    m = config.mamba
-    return m.inner * m.state * _bytes(state_dtype) + (m.conv - 1) * m.conv_channels * _bytes(dtype)
+def _mamba_bytes(mixer: MambaConfig | Mamba1Config, dtype: torch.dtype, state_dtype: torch.dtype) -> int:
+    return math.prod(mixer.ssm_shape) * _bytes(state_dtype) + math.prod(mixer.conv_shape) * _bytes(dtype)
 
 
 class MambaState:
-    """Convolution inputs [.., K - 1, channels] and SSM states [.., heads, dim, N] of one layer."""
+    """Convolution inputs and SSM states of one layer, shaped as its mixer's record says."""
 
     def __init__(
-        self, config: DecoderConfig, plan: StatePlan, dtype: torch.dtype, state_dtype: torch.dtype, device: torch.device
+        self,
+        mixer: MambaConfig | Mamba1Config,
+        plan: StatePlan,
+        dtype: torch.dtype,
+        state_dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
-        assert config.mamba is not None
-        m = config.mamba
-        conv, ssm = (m.conv - 1, m.conv_channels), (m.heads, m.head_dim, m.state)
+        conv, ssm = mixer.conv_shape, mixer.ssm_shape
         self.conv = torch.zeros(plan.slots, *conv, dtype=dtype, device=device)
         self.ssm = torch.zeros(plan.slots, *ssm, dtype=state_dtype, device=device)
         self.prompt_conv = torch.zeros(len(plan.prompt_tokens), *conv, dtype=dtype, device=device)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from harness.distill.transfer import HALF_LIVES_TOKENS, OPEN_GATE, transfer
 from harness.kernels.causal_conv import causal_conv
 from harness.kernels.ssd import ssd_chunked
-from harness.models.config import AttentionConfig
+from harness.models.config import AttentionConfig, Mamba1Config
 from harness.models.decoder import Decoder
 from harness.records import InputError
 
@@ -90,6 +90,7 @@ def test_a_head_sums_to_a_weighted_mean(pair):
         ("student", {"mamba": {"groups": 2}}, ["mamba =", "4 heads"]),
         ("student", {"mamba": {"dt_bias": False}}, ["dt_bias"]),
         ("student", {"layers": ("mamba2", "attention")}, ["discrete_mamba2"]),
+        ("student", {"layers": ("mamba1", "attention"), "mamba1": Mamba1Config(16, 2)}, ["discrete_mamba2"]),
     ],
 )
 def test_what_does_not_fit_is_named(small, part, changes, words):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.models.config import AttentionConfig, DecoderConfig, MambaConfig, RopeScaling
+from harness.models.config import AttentionConfig, DecoderConfig, Mamba1Config, MambaConfig, RopeScaling
 from harness.models.decoder import Decoder
 from harness.models.state import AttentionState, StatePlan
 
@@ -23,11 +23,13 @@ PLAIN = AttentionConfig(heads=4, kv_heads=4, head_dim=8)
 GROUPED = AttentionConfig(heads=4, kv_heads=2, head_dim=8)
 SCALED = AttentionConfig(heads=6, kv_heads=1, head_dim=8, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 64))
 MAMBA = MambaConfig(heads=4, head_dim=8, state=16, groups=4, chunk=16)
+MAMBA1 = Mamba1Config(inner=48, dt_rank=5, state=8, xb=16, dt_bias_twice=True)
+UNGROUPED = Mamba1Config(inner=48, dt_rank=5, state=8)
 HYBRID = ("mamba2", "attention", "discrete_mamba2")
 
 
 def config(layers, attention=None, mamba=None, **changes):
-    base = DecoderConfig(VOCAB, 32, layers, 48, 512, (2,), attention=attention, mamba=mamba)
+    base = DecoderConfig(VOCAB, 32, layers, 48, 512, (2,), attention=attention, mamba=mamba, mamba1=MAMBA1)
     return dataclasses.replace(base, **changes)
 
 
@@ -42,6 +44,12 @@ CONFIGS = {
     "mamba2": config(("mamba2",) * 2, mamba=mamba()),
     "mamba2-gated-norm": config(("mamba2",) * 2, mamba=mamba(gated_norm=True)),
     "mamba2-groups": config(("mamba2",) * 2, mamba=mamba(groups=2, conv=2)),
+    "mamba2-shared-heads": config(("mamba2",) * 2, mamba=mamba(kv_heads=2, gated_norm=True, norm_groups=4)),
+    "mamba1": config(("mamba1",) * 2),
+    "mamba1-no-sharing": config(("mamba1",) * 2, mamba1=Mamba1Config(inner=32, dt_rank=3, xb=32, conv=2)),
+    "mamba1-ungrouped-no-mlp": config(("mamba1",) * 2, mamba1=UNGROUPED, mlp=0),
+    "mamba1-hybrid": config(("mamba1", "attention", "mamba1"), GROUPED),
+    "mamba1-with-all": config(("mamba1", *HYBRID), GROUPED, mamba(groups=2), mamba1=UNGROUPED),
     "discrete": config(("discrete_mamba2",) * 2, mamba=mamba()),
     "discrete-dt-bias": config(("discrete_mamba2",) * 2, mamba=mamba(dt_bias=True)),
     "discrete-groups": config(("discrete_mamba2",) * 2, mamba=mamba(groups=1, chunk=64)),
@@ -100,15 +108,15 @@ class Decoding:
         """``count`` tokens for rows [0, rows); ``row_0`` fixes the token of the first row."""
         rows = rows or len(self.rows)
         chains = self.rows[:rows]
-        running = torch.tensor([c is not None and c.running for c in chains])
+        running = torch.tensor([c is not None and c.running for c in chains], device=self.model.device)
         for step in range(count):
             generated = np.array([len(c.tokens) if c else 0 for c in self.rows])
             if step % LOOK == 0:
                 self.state.plan_window(rows, generated, min(LOOK, count - step))
-            index = self.state.step_index(torch.as_tensor(generated[:rows]), running)
+            index = self.state.step_index(torch.as_tensor(generated[:rows], device=self.model.device), running)
             tokens = self.rng.integers(0, VOCAB, rows).tolist()
             tokens[0] = tokens[0] if row_0 is None else row_0
-            logits = self.model.step(torch.tensor(tokens), self.state, index)
+            logits = self.model.step(torch.tensor(tokens, device=self.model.device), self.state, index)
             assert torch.isfinite(logits).all()
             for row, chain in enumerate(chains):
                 if chain is not None and chain.running:
@@ -120,8 +128,9 @@ class Decoding:
         assert chains
         for chain in chains:
             prompt = self.prompts[chain.prompt]
+            tokens = torch.tensor([prompt + chain.tokens], device=self.model.device)
             with torch.no_grad():
-                whole = self.model(torch.tensor([prompt + chain.tokens]))[0, len(prompt) - 1 :]
+                whole = self.model(tokens)[0, len(prompt) - 1 :]
             stepped = torch.stack(chain.logits)
             assert stepped.shape == whole.shape
             error = ((stepped - whole).abs().max() / whole.abs().max()).item()
@@ -151,7 +160,7 @@ def test_a_run_with_everything_equals_forward(name, dtype):
     run.check()
 
 
-@pytest.mark.parametrize("name", ["attention", "mamba2", "discrete", "hybrid"])
+@pytest.mark.parametrize("name", ["attention", "mamba1", "mamba1-ungrouped-no-mlp", "mamba2", "discrete", "hybrid"])
 @pytest.mark.parametrize("prompt", [1, 2, 64, 65])
 def test_batch_one(name, prompt):
     run = Decoding(random_decoder(CONFIGS[name], torch.float64), (prompt,), slots=1)
@@ -160,7 +169,7 @@ def test_batch_one(name, prompt):
     run.check()
 
 
-@pytest.mark.parametrize("name", ["attention-grouped", "hybrid"])
+@pytest.mark.parametrize("name", ["attention-grouped", "hybrid", "mamba1-hybrid"])
 @pytest.mark.parametrize(
     "assignment",
     [
@@ -178,7 +187,7 @@ def test_prompt_page_layouts(name, assignment):
     run.check()
 
 
-@pytest.mark.parametrize("name", ["attention", "mamba2", "hybrid"])
+@pytest.mark.parametrize("name", ["attention", "mamba1", "mamba2", "hybrid"])
 def test_rows_that_all_rest(name):
     run = Decoding(random_decoder(CONFIGS[name]), (5, 70), slots=3)
     run.steps(2)
@@ -191,7 +200,7 @@ def test_rows_that_all_rest(name):
     run.check()
 
 
-@pytest.mark.parametrize("name", ["attention", "discrete"])
+@pytest.mark.parametrize("name", ["attention", "discrete", "mamba1"])
 def test_a_row_has_the_same_bits_whatever_its_neighbours_hold(name):
     """With the layout equal; what may differ between batch sizes is the order of sums inside a product."""
     model = random_decoder(CONFIGS[name])

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.models.checkpoints import native
-from harness.models.config import AttentionConfig, DecoderConfig, MambaConfig, RopeScaling
+from harness.models.config import AttentionConfig, DecoderConfig, Mamba1Config, MambaConfig, RopeScaling
 from harness.models.decoder import Decoder
 from harness.models.resolve import load_model
 from harness.records import InputError
@@ -19,13 +19,14 @@ CPU = torch.device("cpu")
 CONFIG = DecoderConfig(
     vocab_size=40,
     width=16,
-    layers=("attention", "mamba2", "discrete_mamba2"),
+    layers=("attention", "mamba1", "mamba2", "discrete_mamba2"),
     mlp=24,
     context=64,
     eos=(2, 3),
     bos=1,
     attention=AttentionConfig(2, 1, 8, rope_scaling=RopeScaling(8.0)),
     mamba=MambaConfig(2, 8, 4, 1, gated_norm=True, dt_bias=True),
+    mamba1=Mamba1Config(inner=16, dt_rank=2, state=4, xb=8),
     tied=False,
 )
 

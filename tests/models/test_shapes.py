@@ -8,7 +8,15 @@ import torch
 from harness.models.decoder import Decoder
 from harness.models.shapes import SHAPES
 
-PUBLISHED = {"llama-3.2-1b": "1.236", "llama-3.2-3b": "3.213", "llamba-1b": "1.40", "llamba-3b": "3.66"}
+PUBLISHED = {
+    "llama-3.2-1b": "1.236",
+    "llama-3.2-3b": "3.213",
+    "llamba-1b": "1.40",
+    "llamba-3b": "3.66",
+    "mamba-in-llama-1b": "1.29",
+    "mamba-in-llama-3b": "3.45",
+    "mamba2-1.3b": "1.344",  # printed as 1.3; 1,343,757,312 on mamba_ssm's own model
+}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.models.config import AttentionConfig, DecoderConfig, MambaConfig
+from harness.models.config import AttentionConfig, DecoderConfig, Mamba1Config, MambaConfig
 from harness.models.decoder import Decoder
 from harness.models.state import (
     PAGE_TOKENS,
@@ -78,12 +78,13 @@ def test_announced_bytes_are_the_allocated_ones(dtype):
     config = DecoderConfig(
         100,
         32,
-        ("attention", "mamba2", "attention", "discrete_mamba2"),
+        ("attention", "mamba2", "mamba1", "attention", "discrete_mamba2"),
         48,
         512,
         (2,),
         attention=AttentionConfig(4, 2, 8),
         mamba=MambaConfig(4, 8, 16, 2),
+        mamba1=Mamba1Config(inner=48, dt_rank=3, state=8, xb=16),
     )
     plan = StatePlan(slots=5, new_tokens=130, prompt_tokens=(1, 64, 65, 200))
     state = Decoder(config).to(dtype).new_state(plan)
