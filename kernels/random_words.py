@@ -96,14 +96,13 @@ def _mix(h):
     return h ^ (h >> 16)
 
 
-# A seed word of 1 would otherwise be compiled in as a constant, which is no tensor and has no bits to cast.
-@triton.jit(do_not_specialize=["seed_lo", "seed_hi"])
-def _words_kernel(out, position, sample, problem_lo, problem_hi, seed_lo, seed_hi, vocab_size, block: tl.constexpr):
-    row = tl.program_id(0)
-    c0 = tl.load(position + row).to(tl.uint32)
-    c1 = tl.load(sample + row).to(tl.uint32)
-    c2 = tl.load(problem_lo + row).to(tl.uint32)
-    c3 = tl.load(problem_hi + row).to(tl.uint32)
+@triton.jit
+def philox_words(position, sample, problem, seed_lo, seed_hi):
+    """r0 and r1 of ``row_words`` as uint32, from int64 counters and the seed's int32 words."""
+    c0 = position.to(tl.uint32)
+    c1 = sample.to(tl.uint32)
+    c2 = problem.to(tl.uint32)
+    c3 = (problem >> 32).to(tl.uint32)
     k0 = seed_lo.to(tl.uint32)
     k1 = seed_hi.to(tl.uint32)
     m0 = tl.full((), 0xD2511F53, tl.uint32)
@@ -121,9 +120,24 @@ def _words_kernel(out, position, sample, problem_lo, problem_hi, seed_lo, seed_h
         c3 = n3
         k0 = k0 + w0
         k1 = k1 + w1
+    return c0, c1
+
+
+@triton.jit
+def vocab_word(v, r0, r1):
+    """The uint32 word of vocabulary entries ``v``."""
+    return _mix(r0 ^ _mix(v.to(tl.uint32) + r1))
+
+
+# A seed word of 1 would otherwise be compiled in as a constant, which is no tensor and has no bits to cast.
+@triton.jit(do_not_specialize=["seed_lo", "seed_hi"])
+def _words_kernel(out, position, sample, problem, seed_lo, seed_hi, vocab_size, block: tl.constexpr):
+    row = tl.program_id(0)
+    counters = tl.load(position + row), tl.load(sample + row), tl.load(problem + row)
+    r0, r1 = philox_words(counters[0], counters[1], counters[2], seed_lo, seed_hi)
     v = tl.program_id(1) * block + tl.arange(0, block)
-    word = _mix(c0 ^ _mix(v.to(tl.uint32) + c1))
-    tl.store(out + row * vocab_size + v, word.to(tl.int32, bitcast=True), mask=v < vocab_size)
+    word = vocab_word(v, r0, r1).to(tl.int32, bitcast=True)
+    tl.store(out + row * vocab_size + v, word, mask=v < vocab_size)
 
 
 def vocab_words_triton(
@@ -132,7 +146,11 @@ def vocab_words_triton(
     """``vocab_words(row_words(...))`` in one launch; the same arguments, equal bits."""
     rows = position.shape[0]
     out = torch.empty((rows, vocab_size), dtype=torch.int32, device=position.device)
-    counters = [to_int32(c & _MASK) for c in (position, sample, problem, problem >> 32)]
-    key = [_signed(k & _MASK) for k in (seed, seed >> 32)]
-    _words_kernel[(rows, triton.cdiv(vocab_size, block))](out, *counters, *key, vocab_size, block)
+    counters = [c.contiguous() for c in (position, sample, problem)]
+    _words_kernel[(rows, triton.cdiv(vocab_size, block))](out, *counters, *seed_words(seed), vocab_size, block)
     return out
+
+
+def seed_words(seed: int) -> tuple[int, int]:
+    """Low and high word of a 64-bit seed with int32's sign, as a kernel takes them."""
+    return _signed(seed & _MASK), _signed((seed >> 32) & _MASK)

@@ -206,7 +206,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from harness.kernels.random_words import _words_kernel as kernel
 
-pointers = dict.fromkeys(("out", "position", "sample", "problem_lo", "problem_hi"), "*i32")
+pointers = {"out": "*i32", **dict.fromkeys(("position", "sample", "problem"), "*i64")}
 signature = {**pointers, "seed_lo": "i32", "seed_hi": "i32", "vocab_size": "i32", "block": "constexpr"}
 # Triton compiles an argument that equals 1 as a constant unless told not to; a seed may be 1, a vocabulary is not.
 assert {p.name for p in kernel.params if p.do_not_specialize} == {"seed_lo", "seed_hi"}

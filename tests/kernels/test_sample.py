@@ -51,6 +51,24 @@ def test_ties_at_the_kth_score_all_stay():
     assert torch.isfinite(got).tolist() == [[False, True, True, True, False]]
 
 
+def test_ties_at_the_nucleus_border_all_stay():
+    """Probabilities .53, .20, .20, .07: the first two reach .6, and the third is the second's equal."""
+    got = filtered(torch.tensor([[1.0, 0.0, 2.0, 1.0], [1.0, 0.0, 2.0, 1.5]]), 0, 0.6)
+    assert torch.isfinite(got).tolist() == [[True, False, True, True], [False, False, True, True]]
+
+
+@pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(0.0, 0, 1.0), (0.7, 0, 1.0), (0.7, 3, 0.9)])
+def test_a_broken_row_has_no_finite_log_probability(temperature, top_k, top_p):
+    """Its token is the first NaN, else the first +inf, else entry 0; the sampler calls such a row an error."""
+    logits = random_logits(4, 50, dtype=torch.float32)
+    logits[0, 20], logits[0, 10], logits[0, 30] = float("nan"), float("inf"), float("nan")
+    logits[1, 44] = float("inf")
+    logits[2] = float("-inf")
+    token, logprob = sample(logits, row_words(7, *counters(4)), temperature, top_k, top_p)
+    assert token[:3].tolist() == [20, 44, 0]
+    assert logprob.isnan().tolist() == [True, True, True, False]
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_temperature_zero_is_the_likeliest(dtype):
     logits = random_logits(9, 1001, dtype=torch.float32).to(dtype)
