@@ -77,6 +77,10 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--max-new-tokens", type=int, help="Longest chain, instead of the budget's."),
             click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
             click.option("--dtype", default="auto", show_default=True, help="auto, float32, float64 or bfloat16."),
+            click.option("--engine", default="eager", show_default=True, help="eager, or native on a GPU."),
+            click.option(
+                "--state-dtype", default="float32", show_default=True, help="Of SSM states: float32, float16, bfloat16."
+            ),
             click.option("--clock", "clock_source", type=click.Choice(["real", "fake"]), default="real", hidden=True),
         ]
     ):
@@ -86,7 +90,7 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _sample(console: Console, **given: Any) -> Any:
     from harness.bench.job import sample
-    from harness.bench.settings import Settings, choose_device, choose_dtype
+    from harness.bench.settings import Settings, choose_device, choose_dtype, choose_state_dtype
     from harness.budgets.loader import load_budget
     from harness.models.resolve import TRIO
     from harness.runs.folder import run_folder
@@ -109,6 +113,8 @@ def _sample(console: Console, **given: Any) -> Any:
         dtype=choose_dtype(given["dtype"], device),
         fake_clock=given["clock_source"] == "fake",
         task_source=given["task_name"],
+        engine=given["engine"],
+        state_dtype=choose_state_dtype(given["state_dtype"]),
     )
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     if given["resume"] and not given["run_name"]:
@@ -190,13 +196,16 @@ def report_command(run: str | None, last: bool, cards: Path | None) -> None:
 @click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="A PNG of all rows.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32, float64 or bfloat16.")
+@click.option("--engine", default="eager", show_default=True, help="eager, or native on a GPU.")
+@click.option("--state-dtype", default="float32", show_default=True, help="Of SSM states: float32, float16, bfloat16.")
 def throughput_command(**given: Any) -> None:
     """Tokens/s over model x batch x length, beside the roofline."""
     from harness.bench.grid import Grid, run_grid
-    from harness.bench.settings import choose_device, choose_dtype
+    from harness.bench.settings import choose_device, choose_dtype, choose_state_dtype
 
     device = choose_device(given.pop("device"))
-    run_grid(Grid(device=device, dtype=choose_dtype(given.pop("dtype"), device), **given), Console())
+    dtype, state_dtype = choose_dtype(given.pop("dtype"), device), choose_state_dtype(given.pop("state_dtype"))
+    run_grid(Grid(device=device, dtype=dtype, state_dtype=state_dtype, **given), Console())
 
 
 @cli.command("curves")

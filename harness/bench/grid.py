@@ -13,6 +13,7 @@ from rich.progress import Progress
 from harness.bench.ceilings import measure_ceilings
 from harness.bench.roofline import Ceilings, Workload, crossover_batch, crossover_tokens
 from harness.bench.throughput import Bench, Cell
+from harness.engine.engines import check_engine
 from harness.models.config import DecoderConfig
 from harness.models.resolve import load_model
 from harness.records import InputError
@@ -36,8 +37,11 @@ class Grid:
     plot_path: Path | None
     device: torch.device
     dtype: torch.dtype
+    engine: str = "eager"
+    state_dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
+        check_engine(self.engine, self.device, self.dtype, self.state_dtype)
         if self.go_on and self.csv_path is None:
             raise InputError("--go-on: which file? name it with --csv")
 
@@ -58,10 +62,10 @@ def run_grid(grid: Grid, console: Console) -> None:
         for model_name in grid.models:
             model = load_model(model_name, grid.dtype, grid.device)
             configs[model.name] = model.config
-            bench = Bench(model, name, ceilings, grid.ignore_eos)
+            bench = Bench(model, name, ceilings, grid.ignore_eos, grid.engine, grid.state_dtype)
             for cell in cells:
                 bar.update(task, description=f"{model.name}, {cell.batch} x {cell.new_tokens}")
-                if not _has(kept, model.name, cell):
+                if not _has(kept, model.name, cell, grid):
                     measured.append(bench.measure(cell))
                     if grid.csv_path is not None:
                         write_rows(grid.csv_path, [*kept, *(m.row for m in measured)])
@@ -80,26 +84,33 @@ def run_grid(grid: Grid, console: Console) -> None:
         save(throughput_plot([*kept, *(m.row for m in measured)]), grid.plot_path)
 
 
-def _has(rows: list[Row], model: str, cell: Cell) -> bool:
-    return any(
-        (r.model, r.batch, r.prompt, r.new_tokens) == (model, cell.batch, cell.prompt, cell.new_tokens) for r in rows
-    )
+def _has(rows: list[Row], model: str, cell: Cell, grid: Grid) -> bool:
+    kinds = (_name(grid.dtype), _name(grid.state_dtype))
+    return (model, grid.engine, *kinds, cell.batch, cell.prompt, cell.new_tokens) in {r.cell for r in rows}
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _crossovers(grid: Grid, configs: dict[str, DecoderConfig], ceilings: Ceilings, rows: list[Row]) -> list[str]:
     """For each student and the first all-attention model: where it overtakes, by the roofline and by the rows."""
     teacher = next((n for n, c in configs.items() if set(c.layers) == {"attention"}), None)
+    mean = Workload(
+        1, grid.prompt, 1, grid.rows_per_prompt, grid.dtype.itemsize, grid.state_dtype.itemsize, grid.engine == "native"
+    )
+    rows = [r for r in rows if r.engine == grid.engine]
     lines = []
     for student, config in configs.items():
         if teacher is None or student == teacher or set(config.layers) == {"attention"}:
             continue
         for batch in grid.batches:
-            work = Workload(batch, grid.prompt, 1, grid.rows_per_prompt, grid.dtype.itemsize, 4, deferred=False)
+            work = dataclasses.replace(mean, batch=batch)
             turn = crossover_tokens(configs[teacher], config, work, ceilings)
             seen = _first(rows, student, teacher, "new_tokens", ("batch", batch))
             lines.append(f"{student} past {teacher} at batch {batch}: predicted from {_say(turn)} new tokens, {seen}")
         for length in grid.lengths:
-            work = Workload(1, grid.prompt, length, grid.rows_per_prompt, grid.dtype.itemsize, 4, deferred=False)
+            work = dataclasses.replace(mean, new_tokens=length)
             turn = crossover_batch(configs[teacher], config, work, ceilings, BATCHES)
             seen = _first(rows, student, teacher, "batch", ("new_tokens", length))
             lines.append(f"{student} past {teacher} at {length} new tokens: predicted from batch {_say(turn)}, {seen}")

@@ -73,7 +73,7 @@ def _open(
 
 def _manifest(settings: Settings, prints: list[Fingerprint]) -> dict[str, Any]:
     budget = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(settings.budget).items()}
-    state_dtype = "float64" if settings.dtype == torch.float64 else "float32"
+    state_dtype = torch.float64 if settings.dtype == torch.float64 else settings.state_dtype
     return {
         **environment(settings.device),
         "task": {
@@ -85,9 +85,9 @@ def _manifest(settings: Settings, prints: list[Fingerprint]) -> dict[str, Any]:
         "task_source": _source(settings),
         "budget": budget,
         "models": {p.name: {"sha256": p.sha256, "random": p.random} for p in prints},
-        "engine": "eager",
+        "engine": settings.engine,
         "dtype": next(name for name, dtype in DTYPES.items() if dtype == settings.dtype),
-        "state_dtype": state_dtype,
+        "state_dtype": str(state_dtype).removeprefix("torch."),
         "look_every": LOOK_EVERY,
         "clock_source": "fake" if settings.fake_clock else "real",
         "teachers": [],

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from harness.bench.settings import Settings
-from harness.engine.backend import NativeBackend
+from harness.engine.backend import Backend
 from harness.engine.clock import Clock, FakeClock, RealClock
+from harness.engine.engines import check_model, make_backend
 from harness.engine.memory import check_batch, largest_batch
 from harness.engine.sampler import LOOK_EVERY, Job, RoundLabel, Sampler, Sink
 from harness.models.resolve import LoadedModel, load_model
@@ -38,6 +39,7 @@ class Session:
         began = time.monotonic()
         self.settings = settings
         self.model: LoadedModel = load_model(model_name, settings.dtype, settings.device, settings.budget.seed)
+        check_model(settings.engine, self.model.config)
         small = sum(p.numel() for p in self.model.decoder.parameters()) < SMALL_MODEL_PARAMETERS
         self.threads = 1 if small else os.cpu_count() or 1
         self.prompts = tuple(self._prompt(p) for p in problems)
@@ -59,6 +61,10 @@ class Session:
         return Prompt(problem, tuple(tokens))
 
     @property
+    def _engine(self) -> tuple[str, torch.dtype]:
+        return self.settings.engine, self.settings.state_dtype
+
+    @property
     def prompt_tokens(self) -> list[int]:
         return [len(p.tokens) for p in self.prompts]
 
@@ -66,9 +72,9 @@ class Session:
         """The number of slots: as asked, or all that memory holds (no more than there are jobs)."""
         new_tokens = self.settings.budget.max_new_tokens
         if isinstance(wanted, int):
-            check_batch(self.model.decoder, self.prompt_tokens, new_tokens, wanted)
+            check_batch(self.model.decoder, self.prompt_tokens, new_tokens, wanted, *self._engine)
             return min(wanted, jobs)
-        return min(jobs, largest_batch(self.model.decoder, self.prompt_tokens, new_tokens))
+        return min(jobs, largest_batch(self.model.decoder, self.prompt_tokens, new_tokens, *self._engine))
 
     def sample(
         self,
@@ -87,9 +93,10 @@ class Session:
             torch.set_num_threads(self.threads)
         clock: Clock = FakeClock() if self.settings.fake_clock else RealClock()
         began = time.monotonic()
-        backend = NativeBackend(
-            self.model, budget, [p.tokens for p in self.prompts], [p.problem.id for p in self.prompts], batch
-        )
+        backend = make_backend(
+            self.settings.engine, self.model, budget, [p.tokens for p in self.prompts],
+            [p.problem.id for p in self.prompts], batch, state_dtype=self.settings.state_dtype,
+        )  # fmt: skip
         self._warm_up(backend)
         warm_up_s = time.monotonic() - began
         codec = self.model.codec
@@ -102,7 +109,7 @@ class Session:
                 sampler.run(label, jobs, done.get(number))
         return {"load_s": self.load_s, "warm_up_s": warm_up_s}
 
-    def _warm_up(self, backend: NativeBackend) -> None:
+    def _warm_up(self, backend: Backend) -> None:
         """Touch every kernel, prompt length and buffer once; rounds prefill anew, so nothing of it counts."""
         seen: set[int] = set()
         for prompt, tokens in enumerate(self.prompt_tokens):

@@ -6,6 +6,7 @@ import dataclasses
 
 import torch
 
+from harness.engine.engines import STATE_DTYPES, check_engine
 from harness.records import Budget, InputError, Problem, Task
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
@@ -17,7 +18,8 @@ CALIBRATION_EVERY = 5
 class Settings:
     """``models`` in the order they are sampled; the first all-attention one is the baseline of comparisons.
 
-    ``task_source`` is the name or path that the task was loaded by.
+    ``task_source`` is the name or path that the task was loaded by. ``state_dtype`` is that of SSM states (float64 in a
+    float64 model).
     """
 
     models: tuple[str, ...]
@@ -27,8 +29,11 @@ class Settings:
     dtype: torch.dtype
     fake_clock: bool = False
     task_source: str = ""
+    engine: str = "eager"
+    state_dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
+        check_engine(self.engine, self.device, self.dtype, self.state_dtype)
         if not self.models:
             raise InputError("--model: none given; name at least one")
         if len(set(self.models)) < len(self.models):
@@ -78,3 +83,9 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise InputError(f"--dtype {name!r}: must be auto, {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def choose_state_dtype(name: str) -> torch.dtype:
+    if name not in STATE_DTYPES:
+        raise InputError(f"--state-dtype {name!r}: must be {', '.join(STATE_DTYPES)}")
+    return STATE_DTYPES[name]

@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
+from collections import deque
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +19,9 @@ import torch
 from harness.bench.ceilings import median_seconds, wait_for
 from harness.bench.energy import joules
 from harness.bench.roofline import Ceilings, Workload, step_seconds
-from harness.engine.backend import NativeBackend
+from harness.engine.engines import AnyBackend, check_model, make_backend
 from harness.engine.memory import check_batch
 from harness.engine.sampler import LOOK_EVERY
-from harness.kernels.sample import sample
 from harness.models.resolve import LoadedModel
 from harness.records import Budget, InputError
 from harness.report.throughput import Measurement, Row
@@ -50,10 +51,18 @@ class Bench:
     """One loaded model measured cell by cell; ``device_name`` goes into the rows."""
 
     def __init__(
-        self, model: LoadedModel, device_name: str, ceilings: Ceilings, ignore_eos: bool, seed: int = 0
+        self,
+        model: LoadedModel,
+        device_name: str,
+        ceilings: Ceilings,
+        ignore_eos: bool,
+        engine: str = "eager",
+        state_dtype: torch.dtype = torch.float32,
+        seed: int = 0,
     ) -> None:
+        check_model(engine, model.config)
         self.model, self.device_name, self.ceilings = model, device_name, ceilings
-        self.ignore_eos, self.seed = ignore_eos, seed
+        self.ignore_eos, self.engine, self.state_dtype, self.seed = ignore_eos, engine, state_dtype, seed
         self.device = model.decoder.device
 
     def measure(self, cell: Cell) -> Measurement:
@@ -65,41 +74,57 @@ class Bench:
                 f" {config.context}; ask for less"
             )
         prompts = self._prompts(cell)
-        check_batch(self.model.decoder, [cell.prompt] * len(prompts), cell.new_tokens, cell.batch)
+        check_batch(
+            self.model.decoder, [cell.prompt] * len(prompts), cell.new_tokens, cell.batch, self.engine, self.state_dtype
+        )
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        backend = NativeBackend(
-            self.model, _budget(cell, self.seed), prompts, [f"row-{i}" for i in range(len(prompts))], cell.batch,
-            ignore_eos=self.ignore_eos,
+        backend = make_backend(
+            self.engine, self.model, _budget(cell, self.seed), prompts, [f"row-{i}" for i in range(len(prompts))],
+            cell.batch, self.ignore_eos, self.state_dtype,
         )  # fmt: skip
         prefill_s = self._prefill(backend)
         self._decode(backend, cell, min(WARM_UP_TOKENS, cell.new_tokens))
         short = cell.new_tokens <= REPEATED_UP_TO
+        busy_s = backend.busy_s
         with joules(self.device) as energy:
             runs = [self._decode(backend, cell, cell.new_tokens) for _ in range(REPEATS if short else 1)]
         tokens = sum(int(run[:, 0].sum()) for run in runs)
         rates = [_rate(run) for run in runs] if short else [_rate(part) for part in np.array_split(runs[0], STRETCHES)]
         overall = statistics.median(rates) if short else _rate(runs[0])
         seconds = statistics.median(float(run[:, 1].sum()) for run in runs)
-        return Measurement(
-            self._row(cell, overall, seconds, backend, energy.value, tokens), min(rates), max(rates), prefill_s
-        )
+        gap = None
+        if busy_s is not None and backend.busy_s is not None:
+            gap = 1 - (backend.busy_s - busy_s) / sum(float(run[:, 1].sum()) for run in runs)
+        row = self._row(cell, overall, seconds, backend, gap, None if energy.value is None else energy.value / tokens)
+        return Measurement(row, min(rates), max(rates), prefill_s)
 
     def _row(
-        self, cell: Cell, rate: float, seconds: float, backend: NativeBackend, energy: float | None, tokens: int
+        self,
+        cell: Cell,
+        rate: float,
+        seconds: float,
+        backend: AnyBackend,
+        gap: float | None,
+        joules_a_token: float | None,
     ) -> Row:
         weights, state = backend.logits.dtype, backend.state.state_dtype
         ms_per_step = 1000 * seconds / cell.new_tokens
         work = Workload(
-            cell.batch, cell.prompt, cell.new_tokens, cell.rows_per_prompt, weights.itemsize, state.itemsize, False
+            cell.batch,
+            cell.prompt,
+            cell.new_tokens,
+            cell.rows_per_prompt,
+            weights.itemsize,
+            state.itemsize,
+            deferred=self.engine == "native",
         )
         limit_s = step_seconds(self.model.config, work, self.ceilings)
-        words = torch.randint(1 << 32, (cell.batch, 4), device=self.device)
-        sampling_s = median_seconds(lambda: sample(backend.logits, words, 0.8), self.device)
+        sampling_s = median_seconds(backend.draw_all, self.device)
         on_gpu = self.device.type == "cuda"
         return Row(
             model=self.model.name,
-            engine="eager",
+            engine=self.engine,
             device=self.device_name,
             dtype=_name(weights),
             state_dtype=_name(state),
@@ -109,10 +134,10 @@ class Bench:
             tokens_per_s=rate,
             ms_per_step=ms_per_step,
             roofline_share=1000 * limit_s / ms_per_step,
-            host_gap_share=None,
+            host_gap_share=gap,
             sampling_share=1000 * sampling_s / ms_per_step,
             peak_gib=torch.cuda.max_memory_allocated(self.device) / 2**30 if on_gpu else None,
-            joules_per_ktok=None if energy is None else 1000 * energy / tokens,
+            joules_per_ktok=None if joules_a_token is None else 1000 * joules_a_token,
         )
 
     def _prompts(self, cell: Cell) -> list[list[int]]:
@@ -120,7 +145,7 @@ class Bench:
         generator = np.random.default_rng(self.seed)
         return generator.integers(0, self.model.config.vocab_size, (count, cell.prompt)).tolist()
 
-    def _prefill(self, backend: NativeBackend) -> float:
+    def _prefill(self, backend: AnyBackend) -> float:
         backend.prefill(0)
         wait_for(self.device)
         began = time.perf_counter()
@@ -129,18 +154,22 @@ class Bench:
         wait_for(self.device)
         return time.perf_counter() - began
 
-    def _decode(self, backend: NativeBackend, cell: Cell, new_tokens: int) -> np.ndarray:
+    def _decode(self, backend: AnyBackend, cell: Cell, new_tokens: int) -> np.ndarray:
         """Fork anew and decode; tokens that counted and seconds of each window: [windows, 2]."""
         slots = range(cell.batch)
         backend.fork([slot // cell.rows_per_prompt for slot in slots], slots, slots)
         wait_for(self.device)
-        taken, done = [], 0
-        while done < new_tokens:
-            steps = min(LOOK_EVERY, new_tokens - done)
-            began = time.perf_counter()
-            window = backend.window(cell.batch, steps)
-            taken.append((float(window.count.sum()), time.perf_counter() - began))
-            done += steps
+        taken, queued = [], 0
+        flights: deque[Any] = deque()
+        last = time.perf_counter()
+        while flights or queued < new_tokens:
+            while queued < new_tokens and len(flights) < backend.depth:
+                steps = min(LOOK_EVERY, new_tokens - queued)
+                flights.append(backend.launch(cell.batch, steps))
+                queued += steps
+            window, now = backend.collect(flights.popleft()), time.perf_counter()
+            taken.append((float(window.count.sum()), now - last))
+            last = now
         for slot in slots:
             backend.release(slot)
         return np.array(taken)

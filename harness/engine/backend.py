@@ -1,6 +1,6 @@
 """What the scheduler drives: slots that prompts are forked into and windows of decode steps.
 
-``NativeBackend`` runs our decoder eagerly, sampling included; everything inside a window stays on
+``EagerBackend`` runs our decoder eagerly, sampling included; everything inside a window stays on
 the device, the host sees tokens once a window. Rows that ended go on as padding until the look.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -30,7 +30,10 @@ class Window:
 
 
 class Backend(Protocol):
+    """``depth`` windows may be queued before the first of them is collected; work happens in the order of the calls."""
+
     slots: int
+    depth: int
 
     def prefill(self, prompt: int) -> None:
         """Run a prompt once; it stays for the round."""
@@ -43,15 +46,23 @@ class Backend(Protocol):
     def move(self, source: int, target: int) -> None:
         """Give a free slot another row's place."""
 
+    def launch(self, rows: int, steps: int) -> Any:
+        """Queue ``steps`` steps of rows [0, rows); what it gives is for ``collect``."""
+
+    def collect(self, launched: Any) -> Window:
+        """Wait for a window, the oldest first."""
+
     def window(self, rows: int, steps: int) -> Window:
-        """Decode rows [0, rows) for ``steps`` steps."""
+        """One window, waited for."""
 
 
-class NativeBackend:
+class EagerBackend:
     """Our decoder on one device. ``prompts`` are the token ids of all prompts, ``ids`` their problem ids.
 
     ``ignore_eos`` lets every row run to the budget's ``max_new_tokens``: for measuring speed only.
     """
+
+    depth = 1
 
     def __init__(
         self,
@@ -76,6 +87,7 @@ class NativeBackend:
         )
         self.ended = torch.ones(slots, dtype=torch.bool, device=device)
         self.eos = torch.tensor(() if ignore_eos else model.codec.eos, dtype=torch.int64, device=device)
+        self.busy_s: float | None = None  # seconds that the device worked in windows; not known here
         self.held = np.zeros(slots, dtype=np.int64)  # the host's copy of ``generated``, as of the last look
 
     def prefill(self, prompt: int) -> None:
@@ -103,8 +115,19 @@ class NativeBackend:
         self.ended[source] = True
         self.held[target] = self.held[source]
 
-    @torch.inference_mode()
+    def draw_all(self) -> None:
+        """One draw of every row that counts for nothing: what sampling costs can be timed by it."""
+        words = torch.zeros(self.slots, 4, dtype=torch.int64, device=self.logits.device)
+        sample(self.logits, words, self.budget.temperature, self.budget.top_k, self.budget.top_p)
+
     def window(self, rows: int, steps: int) -> Window:
+        return self.collect(self.launch(rows, steps))
+
+    def collect(self, launched: Window) -> Window:
+        return launched
+
+    @torch.inference_mode()
+    def launch(self, rows: int, steps: int) -> Window:
         b = self.budget
         self.state.plan_window(rows, self.held, steps)
         generated, ended = self.generated[:rows], self.ended[:rows]

@@ -15,27 +15,64 @@ from harness.records import InputError
 SPARE_SHARE = 0.15
 
 
-def largest_batch(decoder: Decoder, prompts: Sequence[int], new_tokens: int, free_bytes: int | None = None) -> int:
+def largest_batch(
+    decoder: Decoder,
+    prompts: Sequence[int],
+    new_tokens: int,
+    engine: str = "eager",
+    state_dtype: torch.dtype = torch.float32,
+    free_bytes: int | None = None,
+) -> int:
     """Slots that fit beside all prompts (their token counts); InputError with the numbers if not even one does."""
-    dtype = decoder.embedding.weight.dtype
-    state_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     free = available_bytes(decoder.device) if free_bytes is None else free_bytes
-    fixed = sum(prompt_bytes(decoder.config, n, dtype, state_dtype) for n in prompts)
-    each = slot_bytes(decoder.config, new_tokens, dtype, state_dtype)
-    fits = int((free * (1 - SPARE_SHARE) - fixed) // each)
-    if fits < 1:
+    need = _native_need if engine == "native" else _eager_need
+
+    def bytes_of(slots: int) -> int:
+        return need(decoder, prompts, new_tokens, slots, state_dtype)
+
+    room = free * (1 - SPARE_SHARE)
+    if bytes_of(1) > room:
+        fixed = bytes_of(0)
         raise InputError(
             f"memory: {free / 2**30:.2f} GiB free, {len(prompts)} prompts need {fixed / 2**30:.2f} GiB and one slot"
-            f" {each / 2**30:.3f} GiB; lower max_new_tokens or limit"
+            f" {(bytes_of(1) - fixed) / 2**30:.3f} GiB; lower max_new_tokens or limit"
         )
-    return fits
+    low, high = 1, 2
+    while bytes_of(high) <= room:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if bytes_of(middle) <= room else (low, middle)
+    return low
 
 
-def check_batch(decoder: Decoder, prompts: Sequence[int], new_tokens: int, batch: int) -> None:
+def check_batch(
+    decoder: Decoder,
+    prompts: Sequence[int],
+    new_tokens: int,
+    batch: int,
+    engine: str = "eager",
+    state_dtype: torch.dtype = torch.float32,
+) -> None:
     """InputError naming both numbers if ``batch`` slots do not fit."""
-    fits = largest_batch(decoder, prompts, new_tokens)
+    fits = largest_batch(decoder, prompts, new_tokens, engine, state_dtype)
     if batch > fits:
         raise InputError(f"budget.batch = {batch}: memory holds {fits} slots of {new_tokens} tokens; use {fits} or max")
+
+
+def _eager_need(decoder: Decoder, prompts: Sequence[int], new_tokens: int, slots: int, state_dtype: torch.dtype) -> int:
+    dtype = decoder.embedding.weight.dtype
+    state_dtype = torch.float64 if dtype == torch.float64 else state_dtype
+    fixed = sum(prompt_bytes(decoder.config, n, dtype, state_dtype) for n in prompts)
+    return fixed + slots * slot_bytes(decoder.config, new_tokens, dtype, state_dtype)
+
+
+def _native_need(
+    decoder: Decoder, prompts: Sequence[int], new_tokens: int, slots: int, state_dtype: torch.dtype
+) -> int:
+    from harness.engine.device_state import planned_bytes
+
+    return planned_bytes(decoder.config, prompts, new_tokens, slots, decoder.embedding.weight.dtype, state_dtype)
 
 
 def available_bytes(device: torch.device) -> int:

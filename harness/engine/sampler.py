@@ -1,7 +1,8 @@
 """The scheduler: deals samples to slots, looks every k steps, ends rows, refills slots, keeps the clock's rules.
 
 The same for every model and backend. A round is what one clock measures: all problems on clock
-``task``, one problem on clock ``problem``. Each pass submits, decodes a window, looks, commits. After
+``task``, one problem on clock ``problem``. Each pass submits, decodes a window, looks, commits; a backend
+of depth 2 decodes the next window meanwhile, so that a slot is refilled one window later. After
 a kill, a round is taken up at its last committed look: rows in flight are decoded again off the
 clock to where they were, which gives the same tokens, since draws depend on nothing but the row.
 """
@@ -11,8 +12,9 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from harness.engine.backend import Backend, Window
 from harness.engine.clock import Clock
@@ -54,6 +56,15 @@ class _Row:
     tokens: int = 0
     logprob: float = 0.0
     finish: Finish | None = None
+
+
+@dataclasses.dataclass(slots=True)
+class _Flight:
+    """A window under way: which row sits in which slot, and who runs for the first time in it."""
+
+    rows: dict[int, _Row]
+    submitted: list[_Row]
+    launched: Any
 
 
 class Sampler:
@@ -106,18 +117,24 @@ class _Round:
             self.clock.start(progress.clock_s)
         else:
             self.clock.start(0.0)
+        flights: deque[_Flight] = deque()
         while True:
-            submitted = self._submit()
-            self._compact()
-            if not self.rows and not submitted:
+            while len(flights) < self.backend.depth and (flight := self._launch()):
+                flights.append(flight)
+            if not flights:
                 # Taken up behind its deadline, nothing in flight: a look must still close the round.
                 self.s.sink.commit([], self._look(self.clock.now(), [], True))
                 break
-            window = self._decode()
+            flight = flights.popleft()
+            if all(row.finish for row in flight.rows.values()):
+                continue  # queued before the look that ended them all
+            window = self.backend.collect(flight.launched)
+            self.clock.tick("step", self.s.look_every)
             now = self.clock.now()
-            finished = self._finished(window, now)
+            finished = self._finished(flight, window, now)
             over = now >= self.budget.deadline_s
             ended = not self.rows and (over or self.next_job == len(self.jobs))
+            submitted = flight.submitted + [row for f in flights for row in f.submitted if ended]
             self.s.sink.commit(finished, self._look(now, submitted, ended))
             self.done += len(finished)
             self.look += 1
@@ -168,21 +185,27 @@ class _Round:
             self.rows[target] = self.rows.pop(source)
             heapq.heappush(self.free, source)
 
-    def _decode(self) -> Window:
-        window = self.backend.window(max(self.rows) + 1, self.s.look_every)
-        self.clock.tick("step", self.s.look_every)
-        return window
+    def _launch(self) -> _Flight | None:
+        """Fill the free slots and queue a window of all rows; None where there is nothing to decode."""
+        submitted = self._submit()
+        self._compact()
+        if not self.rows:
+            return None
+        launched = self.backend.launch(max(self.rows) + 1, self.s.look_every)
+        return _Flight(dict(self.rows), submitted, launched)
 
-    def _finished(self, window: Window, now: float) -> list[Trajectory]:
+    def _finished(self, flight: _Flight, window: Window, now: float) -> list[Trajectory]:
         """Take in a window's tokens; the trajectories that this look ends, in the queue's order (slots change)."""
         over = now > self.budget.deadline_s
         out = []
-        self._absorb_all(window)
-        for slot, row in sorted(self.rows.items(), key=lambda item: item[1].place):
+        self._absorb_all(flight.rows, window)
+        for row in flight.rows.values():
             if row.t_first is None:
                 row.t_first = now
+        for slot, row in sorted(self.rows.items(), key=lambda item: item[1].place):
             if over and not self.budget.drain:
                 row.finish = "deadline"
+                row.t_first = now if row.t_first is None else row.t_first
             if row.finish is not None:
                 out.append(self._trajectory(row, now, late=over and self.budget.drain))
                 del self.rows[slot]
@@ -190,9 +213,9 @@ class _Round:
                 heapq.heappush(self.free, slot)
         return out
 
-    def _absorb_all(self, window: Window) -> None:
+    def _absorb_all(self, rows: dict[int, _Row], window: Window) -> None:
         tokens, logprobs, counts = window.tokens.T.tolist(), window.logprobs.T.tolist(), window.count.tolist()
-        for slot, row in self.rows.items():
+        for slot, row in rows.items():
             self._absorb(row, tokens[slot][: counts[slot]], logprobs[slot][: counts[slot]])
 
     def _absorb(self, row: _Row, tokens: list[int], logprobs: list[float]) -> None:
@@ -254,4 +277,4 @@ class _Round:
                     new.append(row)
             self._seat(new)
             if self.rows:
-                self._absorb_all(self.backend.window(max(self.rows) + 1, self.s.look_every))
+                self._absorb_all(self.rows, self.backend.window(max(self.rows) + 1, self.s.look_every))

@@ -115,8 +115,15 @@ def test_plot_draws_each_line_and_its_roofline() -> None:
         throughput_plot([])
 
 
-def test_senseless_grids_are_refused() -> None:
+def test_senseless_grids_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="batch = 0"):
         Cell(0, 8, 8)
     with pytest.raises(InputError, match="--go-on"):
         Grid(("tiny-teacher",), (1,), (1,), 1, 1, True, None, True, None, CPU, torch.float32)
+    for changes, message in (
+        ({"engine": "fast"}, "--engine 'fast': must be eager or native"),
+        ({"engine": "native"}, "--engine native: its kernels run on a GPU"),
+        ({"state_dtype": torch.float16}, "--state-dtype: 16-bit states need the native engine"),
+    ):
+        with pytest.raises(InputError, match=message):
+            grid(tmp_path, **changes)

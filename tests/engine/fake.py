@@ -44,7 +44,10 @@ class Chain:
 class FakeBackend:
     """``calls`` holds everything that was asked of it, in order; rows stepped must be the rows that live."""
 
-    def __init__(self, slots: int, script: Script, max_new_tokens: int, logprob=lambda prompt, sample, i: LOGPROB):
+    def __init__(
+        self, slots: int, script: Script, max_new_tokens: int, logprob=lambda prompt, sample, i: LOGPROB, depth: int = 1
+    ):
+        self.depth = depth
         self.slots, self.script, self.max_new_tokens, self.logprob = slots, script, max_new_tokens, logprob
         self.chains: dict[int, Chain] = {}
         self.calls: list[tuple] = []
@@ -72,6 +75,12 @@ class FakeBackend:
         self.calls.append(("move", source, target))
 
     def window(self, rows: int, steps: int) -> Window:
+        return self.collect(self.launch(rows, steps))
+
+    def collect(self, launched: Window) -> Window:
+        return launched
+
+    def launch(self, rows: int, steps: int) -> Window:
         self.calls.append(("window", rows, steps))
         assert set(self.chains) == set(range(rows)), "rows stepped are not the rows that live"
         tokens = np.full((steps, self.slots), ord("#"), dtype=np.int64)
@@ -125,10 +134,11 @@ def play(
     logprob=lambda prompt, sample, i: LOGPROB,
     on_look=None,
     clock=None,
+    depth: int = 1,
 ):
     """Run all rounds of a budget as ``Session`` would; problem i is called ``p<i>``. Returns sink and backend."""
     sink = MemorySink() if sink is None else sink
-    backend = FakeBackend(int(budget.batch), script, budget.max_new_tokens, logprob)
+    backend = FakeBackend(int(budget.batch), script, budget.max_new_tokens, logprob, depth)
     clock = FakeClock(price) if clock is None else clock
     sampler = Sampler(backend, TOKEN_BYTES, (EOS,), prompt_tokens, budget, clock, sink, look_every, on_look)
     prompts = [Prompt(Problem(f"p{i}", "?", "1"), (0,) * n) for i, n in enumerate(prompt_tokens)]

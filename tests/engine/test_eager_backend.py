@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models
 
 from harness.bench.session import Prompt, rounds
 from harness.engine import backend as backend_module
-from harness.engine.backend import NativeBackend
+from harness.engine.backend import EagerBackend
 from harness.engine.clock import FakeClock
 from harness.engine.sampler import LOOK_EVERY, RoundLabel, Sampler
 from harness.kernels.random_words import problem_hash, row_words
@@ -66,7 +66,7 @@ class Sink:
 def draw(model, batch, budget=BUDGET, prompts=PROMPTS, order=None, progress=None, jobs=None):
     order = list(range(len(prompts))) if order is None else order
     problems = [Prompt(Problem(f"p{i}", "?", "1"), tuple(prompts[i])) for i in order]
-    backend = NativeBackend(model, budget, [p.tokens for p in problems], [p.problem.id for p in problems], batch)
+    backend = EagerBackend(model, budget, [p.tokens for p in problems], [p.problem.id for p in problems], batch)
     sink, lengths = Sink(), [len(p.tokens) for p in problems]
     sampler = Sampler(backend, model.codec.token_bytes, model.codec.eos, lengths, budget, FakeClock(), sink)
     sampler.run(RoundLabel("m", "t", batch, 0), jobs or rounds(budget, problems)[0], progress)
@@ -164,14 +164,14 @@ def test_row_words_are_those_of_the_row_whatever_the_batch(model, monkeypatch):
                     seen[at] = tuple(rows[row].tolist())
             return sample(logits, rows, *rest)
 
-        init = NativeBackend.__init__
+        init = EagerBackend.__init__
 
         def note(self, *args):
             init(self, *args)
             spy.backend = self
 
         with monkeypatch.context() as patch:
-            patch.setattr(NativeBackend, "__init__", note)
+            patch.setattr(EagerBackend, "__init__", note)
             patch.setattr(backend_module, "sample", spy)
             draw(model, batch, dataclasses.replace(BUDGET, max_new_tokens=40))
         return seen
@@ -230,7 +230,7 @@ def test_one_window_by_hand(model):
     ids = [f"p{i}" for i in range(4)]
 
     def fresh():
-        backend = NativeBackend(model, budget, PROMPTS, ids, 3)
+        backend = EagerBackend(model, budget, PROMPTS, ids, 3)
         for prompt in range(4):
             backend.prefill(prompt)
         return backend

@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from harness.engine import memory
+from harness.engine.device_state import DeviceState, MambaSlots, planned_bytes
 from harness.engine.memory import SPARE_SHARE, available_bytes, check_batch, largest_batch
+from harness.kernels.sample_step import sample_rows
 from harness.models.config import AttentionConfig, DecoderConfig, MambaConfig
 from harness.models.decoder import Decoder
+from harness.models.state import AttentionState, StatePlan
 from harness.records import InputError
 
 ATTENTION = AttentionConfig(heads=4, kv_heads=2, head_dim=8)
@@ -31,22 +34,22 @@ def test_the_largest_batch_is_what_fits_beside_the_prompts(decoder, slots):
     fixed = (LOGITS + PAGE + STATE) + (LOGITS + 2 * PAGE + STATE)
     each = SAMPLING + LOGITS + 3 * PAGE + STATE
     need = (fixed + slots * each) / (1 - SPARE_SHARE)
-    assert largest_batch(decoder, prompts, new_tokens, int(need) + 2) == slots
+    assert largest_batch(decoder, prompts, new_tokens, free_bytes=int(need) + 2) == slots
     if slots > 1:
-        assert largest_batch(decoder, prompts, new_tokens, int(need) - 2) == slots - 1
+        assert largest_batch(decoder, prompts, new_tokens, free_bytes=int(need) - 2) == slots - 1
 
 
 def test_float64_takes_twice_the_bytes():
     free = 50_000_000
     single, double = Decoder(CONFIG), Decoder(CONFIG).double()
-    assert largest_batch(single, [], 64, free) // 2 == largest_batch(double, [], 64, free)
+    assert largest_batch(single, [], 64, free_bytes=free) // 2 == largest_batch(double, [], 64, free_bytes=free)
 
 
 def test_not_even_one_slot_fits(decoder):
     slot = (SAMPLING + LOGITS + 157 * PAGE + STATE) / 2**30
     fixed = 100 * (LOGITS + PAGE + STATE) / 2**30
     with pytest.raises(InputError) as caught:
-        largest_batch(decoder, [64] * 100, 10_000, 2**20)
+        largest_batch(decoder, [64] * 100, 10_000, free_bytes=2**20)
     message = str(caught.value)
     for part in ("0.00 GiB free", "100 prompts", f"{fixed:.2f} GiB", f"{slot:.3f} GiB", "lower max_new_tokens"):
         assert part in message
@@ -64,3 +67,19 @@ def test_a_batch_that_does_not_fit_names_both_numbers(decoder, monkeypatch):
 
 def test_the_machine_says_what_is_free():
     assert 2**20 < available_bytes(torch.device("cpu")) < 2**50
+
+
+def test_the_native_engine_plans_what_it_allocates(decoder):
+    prompts, new_tokens, slots = (10, 65), 129, 5
+    draw = sample_rows(slots, 1, [], "cpu")
+    plan = StatePlan(slots, new_tokens, prompts)
+    state = DeviceState(CONFIG, plan, draw, torch.float32, torch.float32, torch.device("cpu"), cascade=True)
+    attention = [layer for layer in state.layers if isinstance(layer, AttentionState)]
+    held = sum(t.nbytes for layer in attention for t in (layer.k, layer.v, layer.prompt_k, layer.prompt_v))
+    held += sum(layer.memory.nbytes + layer.tails.nbytes for layer in state.layers if isinstance(layer, MambaSlots))
+    logits = (slots + len(prompts)) * CONFIG.vocab_size * 4
+    planned = planned_bytes(CONFIG, prompts, new_tokens, slots, torch.float32, torch.float32)
+    assert held + logits < planned < 1.5 * (held + logits)
+    free = int(planned / (1 - SPARE_SHARE)) + 2
+    assert largest_batch(decoder, prompts, new_tokens, "native", free_bytes=free) == slots
+    assert largest_batch(decoder, prompts, new_tokens, "native", free_bytes=free - 4) == slots - 1

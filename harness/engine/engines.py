@@ -1,0 +1,64 @@
+"""Which engine decodes: ``eager`` (plain PyTorch, any device, the reference) or ``native`` (fused kernels, a GPU)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+
+from harness.engine.backend import EagerBackend
+from harness.models.config import DecoderConfig
+from harness.models.resolve import LoadedModel
+from harness.records import Budget, InputError
+
+if TYPE_CHECKING:  # imports Triton, which the plain engine does without
+    from harness.engine.graph import GraphBackend
+
+AnyBackend: TypeAlias = "EagerBackend | GraphBackend"
+ENGINES = ("eager", "native")
+STATE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def check_engine(engine: str, device: torch.device, dtype: torch.dtype, state_dtype: torch.dtype) -> None:
+    """InputError where an engine cannot run on this device or in these dtypes; known before anything is loaded."""
+    if engine not in ENGINES:
+        raise InputError(f"--engine {engine!r}: must be {' or '.join(ENGINES)}")
+    if engine == "eager":
+        if state_dtype.itemsize < 4:
+            raise InputError("--state-dtype: 16-bit states need the native engine, which rounds once a commit")
+        return
+    if device.type != "cuda":
+        raise InputError("--engine native: its kernels run on a GPU; use eager on a CPU")
+    if dtype == torch.float64:
+        raise InputError("--engine native: has no float64; use float32, or --engine eager")
+
+
+def check_model(engine: str, config: DecoderConfig) -> None:
+    """InputError where the native engine has no kernel for a model's layers."""
+    if engine == "eager":
+        return
+    kinds = sorted(set(config.layers) - {"attention", "mamba2", "discrete_mamba2"})
+    if kinds:
+        raise InputError(f"--engine native: no kernel for {', '.join(kinds)} layers yet; use eager")
+    mamba = config.mamba
+    if mamba is not None and set(config.layers) != {"attention"} and mamba.state & (mamba.state - 1):
+        raise InputError(f"--engine native: mamba.state = {mamba.state} is no power of two; use eager")
+
+
+def make_backend(
+    engine: str,
+    model: LoadedModel,
+    budget: Budget,
+    prompts: Sequence[Sequence[int]],
+    ids: Sequence[str],
+    slots: int,
+    ignore_eos: bool = False,
+    state_dtype: torch.dtype = torch.float32,
+) -> AnyBackend:
+    """A backend of that engine; see ``EagerBackend`` for the arguments."""
+    if engine == "eager":
+        return EagerBackend(model, budget, prompts, ids, slots, ignore_eos)
+    from harness.engine.graph import GraphBackend
+
+    return GraphBackend(model, budget, prompts, ids, slots, ignore_eos, state_dtype)

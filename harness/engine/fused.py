@@ -1,0 +1,116 @@
+"""One decode step as launches of kernels and matrix products, for any list of attention and Mamba-2 layers.
+
+The same arithmetic as ``Decoder.step`` with the additions, norms, activations and state updates fused around the
+products. Weights are the decoder's own. Nothing here reads back to the host or depends on anything but shapes, so that
+a CUDA graph can hold the whole step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from harness.engine.device_state import DeviceState, MambaSlots
+from harness.kernels.attention_decode import attention_decode
+from harness.kernels.attention_plan import Plan, plan
+from harness.kernels.mamba2_step import Mixer, mamba2_step_triton
+from harness.kernels.rmsnorm import rmsnorm_triton
+from harness.kernels.rope_append import rope_append
+from harness.kernels.swiglu import swiglu_triton
+from harness.models.decoder import Decoder
+from harness.models.layers import Attention, Mamba2, RMSNorm
+from harness.models.state import AttentionState
+
+
+class FusedDecoder:
+    """``step`` of ``decoder`` over ``state``; the decoder stays the owner of its weights."""
+
+    def __init__(self, decoder: Decoder, state: DeviceState) -> None:
+        self.decoder, self.state, self.config = decoder, state, decoder.config
+        self.weight = decoder.embedding.weight if decoder.head is None else decoder.head.weight
+        self.mixers = [
+            self._attention(block.mixer, layer)
+            if isinstance(layer, AttentionState)
+            else self._mamba(block.mixer, layer, number)
+            for number, (block, layer) in enumerate(zip(decoder.blocks, state.layers, strict=True))
+        ]
+        self.cos, self.sin = decoder.rope_tables(torch.empty(0, dtype=torch.float32, device=decoder.device))
+        self.plans: dict[int, Plan] = {}
+
+    def plan(self, rows: int) -> None:
+        """Make room for steps of ``rows`` rows; before a capture."""
+        a = self.config.attention
+        if not self.state.attends or rows in self.plans:
+            return
+        assert a is not None
+        sizes = self.state.plan
+        self.plans[rows] = plan(
+            rows, a.heads, a.kv_heads, a.head_dim, self.weight.dtype, sizes.new_tokens, self.state.device,
+            tiles=self.state.tiles, prompt_context=max(sizes.prompt_tokens),
+        )  # fmt: skip
+
+    def step(self, tokens: torch.Tensor, logits: torch.Tensor) -> None:
+        """Write ``logits`` [rows, vocab] behind int64 tokens [rows] of slots [0, rows)."""
+        blocks = self.decoder.blocks
+        stream = F.embedding(tokens, self.decoder.embedding.weight)
+        branch = _norm(blocks[0].mixer_norm, stream)
+        for i, (block, mixer) in enumerate(zip(blocks, self.mixers, strict=True)):
+            branch = mixer(branch)
+            if block.mlp is not None and block.mlp_norm is not None:
+                branch = _norm(block.mlp_norm, branch, stream)
+                branch = F.linear(swiglu_triton(F.linear(branch, block.mlp.gate_up.weight)), block.mlp.down.weight)
+            following = blocks[i + 1].mixer_norm if i + 1 < len(blocks) else self.decoder.norm
+            branch = _norm(following, branch, stream)
+        torch.mm(branch, self.weight.t(), out=logits)
+
+    def _attention(self, mixer: object, layer: AttentionState) -> Callable[[torch.Tensor], torch.Tensor]:
+        assert isinstance(mixer, Attention)
+        state, prompts = self.state, self.state.prompts(layer)
+
+        def run(x: torch.Tensor) -> torch.Tensor:
+            qkv = F.linear(x, mixer.qkv.weight)
+            q = rope_append(
+                qkv, self.cos, self.sin, layer.k, layer.v, state.table, state.draw.position, state.rows.running,
+                state.prompt_length,
+            )  # fmt: skip
+            y = attention_decode(
+                q,
+                layer.k,
+                layer.v,
+                state.table,
+                state.draw.position,
+                state.rows.running,
+                prompts,
+                self.plans[x.shape[0]],
+            )
+            return F.linear(y, mixer.out.weight)
+
+        return run
+
+    def _mamba(self, mixer: object, layer: MambaSlots, number: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        assert isinstance(mixer, Mamba2)
+        weights = Mixer(
+            layer=number,
+            # Contiguous along the channels, so that a tap's weights are read in whole lines.
+            conv_weight=mixer.conv_weight.detach().t().contiguous().t(),
+            conv_bias=mixer.conv_bias,
+            d=mixer.D,
+            a_log=None if mixer.discrete else mixer.A_log,
+            dt_bias=mixer.dt_bias,
+            z_bias=mixer.z_bias if mixer.discrete else None,
+            norm=None if mixer.norm is None else mixer.norm.weight,
+            eps=self.config.norm_eps,
+            norm_groups=mixer.config.norm_groups,
+        )
+
+        def run(x: torch.Tensor) -> torch.Tensor:
+            y = mamba2_step_triton(F.linear(x, mixer.in_proj.weight), weights, layer.memory, self.state.rows)
+            return F.linear(y, mixer.out.weight)
+
+        return run
+
+
+def _norm(norm: RMSNorm, x: torch.Tensor, stream: torch.Tensor | None = None) -> torch.Tensor:
+    return rmsnorm_triton(x, norm.weight, norm.eps, stream)
