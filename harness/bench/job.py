@@ -20,7 +20,9 @@ from harness.bench.session import Session, rounds
 from harness.bench.settings import DTYPES, Settings, evaluated
 from harness.engine.clock import Clock
 from harness.engine.sampler import LOOK_EVERY, RoundLabel
+from harness.grading.cache import Cache
 from harness.grading.grader import GRADER_VERSION, Grader
+from harness.grading.summary import summarise
 from harness.models.resolve import Fingerprint, fingerprint
 from harness.records import Budget, InputError, Problem, Task, Trajectory, build
 from harness.report.data import RunData
@@ -166,18 +168,23 @@ def _bar(console: Console) -> Progress:
     )
 
 
-def grade(folder: RunFolder, console: Console) -> None:
-    """Grade a sampled run (again) into verdicts.jsonl."""
+def grade(folder: RunFolder, console: Console, cached: bool = True) -> None:
+    """Grade a sampled run (again) into verdicts.jsonl. Sampling is over by then: grading never runs beside a clock."""
     manifest = folder.read_manifest()
     task = task_of(manifest)
     log = read_log(folder.log_path)
-    workers = max(1, min(4, (os.cpu_count() or 1) - 1))
+    cache = Cache() if cached else None
     verdicts = []
-    with Grader({p.id: p for p in task.problems}, workers=workers) as grader, _plain_bar(console) as bar:
+    problems = {p.id: p for p in task.problems}
+    workers = max(1, min(4, (os.cpu_count() or 1) - 1))
+    with Grader(problems, workers=workers, cache=cache) as grader, _plain_bar(console) as bar:
         progress = bar.add_task("grading", total=len(log.trajectories))
         for verdict in grader.grade(log.trajectories):
             verdicts.append(verdict)
             bar.advance(progress)
+    if cache is not None and cache.problem is not None:
+        console.print(cache.problem, highlight=False)
+    console.print(f"verdicts: {summarise(verdicts)}", highlight=False)
     folder.write_verdicts(verdicts)
     manifest["grader"] = {"version": GRADER_VERSION}
     folder.write_manifest(manifest)

@@ -8,150 +8,111 @@ of sides; inequalities that bound one variable are intervals, whatever the varia
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Callable
 
 import sympy
 
-from harness.grading.evaluate import evaluate
-from harness.grading.latex import parse_expression
+from harness.grading.assignment import resolved
+from harness.grading.fast import based_class
 from harness.grading.limits import LimitExceeded, Unparsable
+from harness.grading.matrices import product
+from harness.grading.names import is_name, is_unknown
 from harness.grading.normalise import Normal, text_class
 from harness.grading.policy import Policy
-from harness.grading.relations import Relation, interval_of_relation, is_inequality
-from harness.grading.render import render, set_string
-from harness.grading.structure import Node, is_name, parse
-
-_BASED = re.compile(r"(-?[0-9A-Z]+)_(?:\{(\d+)\}|(\d+))")
-
-_RATIOS = (
-    (sympy.tan, lambda x: sympy.sin(x) / sympy.cos(x)),
-    (sympy.cot, lambda x: sympy.cos(x) / sympy.sin(x)),
-    (sympy.sec, lambda x: 1 / sympy.cos(x)),
-    (sympy.csc, lambda x: 1 / sympy.sin(x)),
-)
+from harness.grading.relations import Relation
+from harness.grading.render import alternative, matrix_string, render, set_string, whole
+from harness.grading.scalars import expression_string, scalar
+from harness.grading.sets import as_set, bounds, set_class
+from harness.grading.structure import Node, is_inequality, parse
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Form:
-    """``class_id`` is the whole answer; ``values`` are its scalars in reading order, ``shape`` what surrounds them
-    (empty where the values alone do not say what the answer is: relations and unions).
+    """``class_id`` is the whole answer; ``values`` are its scalars in reading order, ``texts`` what they were
+    written as, ``shape`` what surrounds them (empty where the values alone do not say what the answer is:
+    relations, unions and products of matrices).
 
-    ``right_sides`` holds the classes an equation gives for each unknown that stands alone in it: a
-    function of the class, so that ``y = 2x+3`` and ``2x-y+3 = 0``, one class, are judged alike.
+    ``also`` holds the classes this answer may stand for as well: the right side for each unknown that stands
+    alone in an equation, and the bare values of ``x = 1, y = 2``. It is a function of the class, so that
+    ``y = 2x+3`` and ``2x-y+3 = 0``, one class, are judged alike.
     """
 
     class_id: str
     shape: str = ""
     values: tuple[sympy.Expr, ...] = ()
-    right_sides: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
 
 
 def canonical(normal: Normal, policy: Policy) -> Form:
     """The form of an answer; raises Unparsable (compare it as text) or LimitExceeded (leave it unscored)."""
     if normal.is_word:
         return Form(text_class(normal))
-    based = _BASED.fullmatch(normal.text)
-    if based and based[1][-1].isdigit():
-        return Form(f"{based[1]}_{based[2] or based[3]}")
-    values: list[sympy.Expr] = []
-    right_sides: list[str] = []
-    top = parse(normal.text, policy)
-
-    def leaf(node: Node) -> str:
-        if node.kind == "leaf":
-            value = scalar(node.text)
-            values.append(value)
-            return expression_string(value)
-        if node.kind == "union":
-            return _set_string(sympy.Union(*map(_as_set, node.children)))
-        if node.kind == "relation":
-            text, sides = _relation(node, policy, leaf)
-            if node is top:
-                right_sides.extend(sides)
-            return text
-        raise AssertionError(node.kind)
-
+    based = based_class(normal.text)
+    if based is not None:
+        return Form(based)
     try:
-        class_id = render(top, leaf)
-        shape = "" if _kinds(top) & {"relation", "union"} else render(top, lambda node: "?")
+        return _Reading(policy).form(parse(normal.text, policy))
     except RecursionError as error:
         raise LimitExceeded("nests too deeply to compute") from error
-    return Form(class_id, shape, tuple(values), tuple(right_sides))
 
 
-def scalar(text: str) -> sympy.Expr:
-    """The canonical exact value of one expression; may be an infinity, never undefined."""
-    value = evaluate(parse_expression(text))
-    if value.has(sympy.oo, -sympy.oo):
-        if value in (sympy.oo, -sympy.oo):
-            return value
-        raise Unparsable("an infinity inside an expression")
-    if value.is_Rational:
-        return value
-    return _number_form(value) if value.is_number else _symbolic_form(value)
+class _Reading:
+    """One pass over the tree of one answer."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._values: list[sympy.Expr] = []
+        self._texts: list[str] = []
+        self._also: list[str] = []
+
+    def form(self, top: Node) -> Form:
+        top = resolved(top, self._policy, lambda text: bool(scalar(text).is_number))
+        top = alternative(top, self._leaf)
+        self._values.clear()
+        self._texts.clear()
+        class_id = whole(render(top, self._leaf))
+        if top.kind == "relation":
+            self._solve(top)
+        if _kinds(top) & {"relation", "bounds", "sets", "product"}:
+            return Form(class_id, also=tuple(self._also))
+        if top.solution:
+            values = iter(map(expression_string, tuple(self._values)))
+            self._also.append(set_string([render(child, lambda node: next(values)) for child in top.children]))
+        shape = render(top, lambda node: "?")
+        return Form(class_id, shape, tuple(self._values), tuple(self._texts), tuple(self._also))
+
+    def _leaf(self, node: Node) -> str:
+        if node.kind == "leaf":
+            value = scalar(node.text)
+            self._values.append(value)
+            self._texts.append(node.text)
+            return expression_string(value)
+        if node.kind == "sets":
+            return set_class(as_set(node))
+        if node.kind == "bounds":
+            return set_class(bounds([_read_relation(child) for child in node.children]))
+        if node.kind == "relation":
+            return _relation(node)
+        if node.kind in ("product", "matrix"):
+            value = product(node)
+            if isinstance(value, sympy.MatrixBase):
+                return matrix_string([[expression_string(cell) for cell in row] for row in value.tolist()])
+            return expression_string(value)
+        raise AssertionError(node.kind)
+
+    def _solve(self, node: Node) -> None:
+        if not is_inequality(node):
+            self._also += map(expression_string, _read_relation(node).right_sides())
 
 
-def expression_string(value: sympy.Expr) -> str:
-    return sympy.sstr(value).replace(" ", "")
-
-
-def _number_form(value: sympy.Expr) -> sympy.Expr:
-    if value.has(sympy.log):
-        value = sympy.expand_log(value)
-    value = sympy.expand(value)
-    if value.has(sympy.I):
-        value = sympy.expand(value, complex=True)
-    if value.is_Rational:
-        return value
-    if any(isinstance(power.exp, sympy.Rational) for power in value.atoms(sympy.Pow)):
-        value = sympy.expand(sympy.radsimp(sympy.sqrtdenest(value)))
-    return value
-
-
-def _symbolic_form(value: sympy.Expr) -> sympy.Expr:
-    for function, ratio in _RATIOS:
-        value = value.replace(function, ratio)
-    if value.has(sympy.factorial, sympy.binomial):
-        value = sympy.gammasimp(value.rewrite(sympy.gamma))
+def _relation(node: Node) -> str:
+    relation = _read_relation(node)
+    if not is_inequality(node):
+        return relation.equation_string()
     try:
-        return sympy.cancel(sympy.together(sympy.expand(value)))
-    except (sympy.PolynomialError, NotImplementedError):
-        return sympy.expand(value)
-
-
-def _kinds(node: Node) -> set[str]:
-    return {node.kind}.union(*map(_kinds, node.children)) if node.children else {node.kind}
-
-
-def _as_set(node: Node) -> sympy.Set:
-    if node.kind == "interval" and all(child.kind == "leaf" for child in node.children):
-        low, high = (scalar(child.text) for child in node.children)
-        if not (low.is_extended_real and high.is_extended_real):
-            raise Unparsable("an interval between what is not real")
-        return sympy.Interval(low, high, node.marks[0] == "(", node.marks[1] == ")")
-    if node.kind == "set" and all(child.kind == "leaf" for child in node.children):
-        return sympy.FiniteSet(*(scalar(child.text) for child in node.children))
-    if node.kind == "relation":
-        return interval_of_relation(_read_relation(node))
-    if node.kind == "reals":
-        return sympy.Reals
-    raise Unparsable("a union of what is no interval or set")
-
-
-def _set_string(value: sympy.Set) -> str:
-    if isinstance(value, sympy.Union):
-        return "U".join(sorted(_set_string(piece) for piece in value.args))
-    if value is sympy.S.Reals:
-        return "(-oo,oo)"
-    if isinstance(value, sympy.FiniteSet):
-        return set_string([expression_string(item) for item in value.args])
-    if isinstance(value, sympy.Interval):
-        left, right = ("(" if value.left_open else "["), (")" if value.right_open else "]")
-        return f"{left}{expression_string(value.start)},{expression_string(value.end)}{right}"
-    if value is sympy.S.EmptySet:
-        return "{}"
-    raise Unparsable(f"a set of kind {type(value).__name__}")
+        return set_class(bounds([relation]))
+    except Unparsable:
+        return relation.inequality_string()
 
 
 def _read_relation(node: Node) -> Relation:
@@ -159,52 +120,12 @@ def _read_relation(node: Node) -> Relation:
     for side in node.children:
         if side.kind != "leaf":
             raise Unparsable("a relation between what is no number")
-        # a name such as f(x) or |AB| in an inequality is one unknown
-        opaque = is_name(side.text) and not side.text.isalpha()
+        # a name such as f(x) or |AB| in a relation is one unknown
+        opaque = is_name(side.text) and not is_unknown(side.text)
         sides.append(sympy.Symbol(side.text) if opaque else scalar(side.text))
     return Relation(tuple(sides), node.marks)
 
 
-def _relation(node: Node, policy: Policy, leaf: Callable[[Node], str]) -> tuple[str, tuple[str, ...]]:
-    """The class of a relation, and the classes of right sides it may stand for."""
-    if is_inequality(node.marks):
-        relation = _read_relation(node)
-        try:
-            return _set_string(interval_of_relation(relation)), ()
-        except Unparsable:
-            return relation.inequality_string(), ()
-    sides = list(node.children)
-    if "\\approx" in node.marks:  # x = 1/3 \approx 0.33: the exact value stands before the sign
-        at = node.marks.index("\\approx")
-        sides = sides[: at + 1] if at or not _names(sides[0]) else [sides[0], sides[-1]]
-    if len(sides) == 1:
-        return render(sides[0], leaf), ()
-    first, last = sides[0], sides[-1]
-    if policy.drop_assignment:
-        if _names(last) and not _names(first):
-            first, last = last, first
-        if len(sides) > 2 or _is_assignment(first, last):
-            return render(last, leaf), ()
-    equation = _read_relation(Node("relation", "", (first, last), ("=",)))
-    return equation.equation_string(), tuple(map(expression_string, equation.right_sides()))
-
-
-def _is_assignment(first: Node, last: Node) -> bool:
-    """Whether an equation only says what its last side is: a value, a structure, or f(x) of anything."""
-    if last.kind != "leaf":
-        return _names(first)
-    if _names(first) and not re.fullmatch(r"\\?[a-zA-Z]+(?:_.*)?", first.text):
-        return True  # f(x) = ..., |AB| = ...
-    value = scalar(last.text)
-    if not value.is_number:
-        return False
-    if _names(first) or first.kind != "leaf":
-        return True
-    try:
-        return scalar(first.text).is_number  # \binom{5}{2} = 10
-    except Unparsable:
-        return True  # \lim ... = 1: the value is what was asked for
-
-
-def _names(node: Node) -> bool:
-    return node.kind == "leaf" and is_name(node.text)
+def _kinds(node: Node) -> set[str]:
+    own = "product" if node.kind == "matrix" and node.marks else node.kind
+    return {own}.union(*map(_kinds, node.children)) if node.children else {own}

@@ -8,20 +8,25 @@ library's own text normalisation, which drops words it takes for units, is switc
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
 import re
 from typing import Any
 
 import sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, _Latex2Sympy
 
+from harness.grading.fast import repeating
 from harness.grading.limits import LimitExceeded, Unparsable
+from harness.grading.reader import read
+from harness.grading.symbols import hide_names
 
 _COMMAND_NAMES = (
     "frac sqrt pi infty cdot times div binom sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh "
-    "log ln exp lfloor rfloor lceil rceil lvert rvert vert alpha beta gamma delta epsilon varepsilon zeta eta theta "
-    "iota kappa lambda mu nu xi rho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi "
-    "Sigma Upsilon Phi Psi Omega"
+    "log ln exp floor ceil lfloor rfloor lceil rceil lvert rvert vert alpha beta gamma delta epsilon varepsilon zeta "
+    "eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi "
+    "Pi Sigma Upsilon Phi Psi Omega"
 )
 _COMMANDS = frozenset(_COMMAND_NAMES.split())
 _COMMAND = re.compile(r"\\([a-zA-Z]+|.)", re.DOTALL)
@@ -31,12 +36,20 @@ _PLAIN = re.compile(r"[0-9a-zA-Z+\-*/^_()\[\]{}|!. \\]*")
 _DIGITS = re.compile(r"\d+")
 _DECIMAL = re.compile(r"(\d*)\.(\d*)")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\{(\d+)\}")
+_DOUBLE_FACTORIAL = re.compile(r"(?<!!)!!(?!!)")
+_GCD = re.compile(r"\\(gcd|lcm)\((\d+(?:,\d+)+)\)")
 _CHAINED_POWER = re.compile(r"\^(?:[0-9a-zA-Z]|\{[^{}]*\})\^")
 
 
-def parse_expression(text: str) -> sympy.Basic:
-    """The tree of one scalar expression, unevaluated; raises Unparsable or LimitExceeded."""
+@functools.lru_cache(64)
+def parse_expression(text: str) -> tuple[sympy.Basic, dict[str, str]]:
+    """The tree of one scalar expression, unevaluated, and what the letters that hide a longer name stand for.
+
+    Raises Unparsable or LimitExceeded.
+    """
     text = _REPEATING.sub(_repeating, text)
+    text = _GCD.sub(_gcd, text)
+    text, names = hide_names(text)
     if not _PLAIN.fullmatch(text):
         raise Unparsable("a character that is not mathematics")
     if _WORD.search(text):
@@ -46,9 +59,14 @@ def parse_expression(text: str) -> sympy.Basic:
             raise Unparsable(f"command \\{command} is not read")
     if _CHAINED_POWER.search(text):
         raise Unparsable("a power of a power without braces")
+    if _DOUBLE_FACTORIAL.search(text):
+        raise Unparsable("a double factorial")
+    common = read(text)
+    if common is not None:
+        return common, names
     try:
         tree = _Converter(config=ConversionConfig(lowercase_symbols=False)).expression(text)
-    except (Unparsable, LimitExceeded):
+    except (Unparsable, LimitExceeded, MemoryError):
         raise
     except RecursionError as error:
         raise LimitExceeded("nests too deeply to parse") from error
@@ -56,7 +74,7 @@ def parse_expression(text: str) -> sympy.Basic:
         raise Unparsable(f"not read by the parser: {type(error).__name__}") from error
     if not isinstance(tree, sympy.Basic):
         raise Unparsable("not one expression")
-    return tree
+    return tree, names
 
 
 def exact_number(text: str) -> sympy.Rational:
@@ -70,19 +88,22 @@ def exact_number(text: str) -> sympy.Rational:
 
 
 def _repeating(match: re.Match[str]) -> str:
-    whole, fixed, period = match[1] or "0", match[2], match[3]
-    below = (10 ** len(period) - 1) * 10 ** len(fixed)
-    above = int(whole + fixed + period) - int(whole + fixed)
-    return f"(\\frac{{{above}}}{{{below}}})"
+    value = repeating(match[1], match[2], match[3])
+    return f"(\\frac{{{value.numerator}}}{{{value.denominator}}})"
+
+
+def _gcd(match: re.Match[str]) -> str:
+    function = math.gcd if match[1] == "gcd" else math.lcm
+    return f"({function(*map(int, match[2].split(',')))})"
 
 
 class _Converter(_Latex2Sympy):
     """The library's tree walk with its unsafe or wrong steps replaced."""
 
     def expression(self, text: str) -> Any:
-        math = self.create_parser(text).math()
-        relation = math.set_elements_relation() or math.set_relation()
-        elements = math.set_elements()
+        top = self.create_parser(text).math()
+        relation = top.set_elements_relation() or top.set_relation()
+        elements = top.set_elements()
         if relation is not None or elements is None:
             raise Unparsable("not one expression")
         return self.convert_set_elements(elements)

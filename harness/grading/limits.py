@@ -11,16 +11,29 @@ import re
 
 MAX_ANSWER_CHARS = 5_000
 MAX_NESTING_LEVELS = 30
+"""Brackets inside brackets, and powers of powers."""
 MAX_NUMBER_DIGITS = 4_000
+MAX_ITEMS = 200
+"""Commas and semicolons in a list, tuple, interval or set, those inside it included."""
+MAX_MATRIX_CELLS = 100
+MAX_EXPONENT_DIGITS = 9
+"""Of an exponent written as a number. Whether its power can be computed is for the next limits to say."""
 MAX_RESULT_DIGITS = 20_000
 """Digits of any integer a power, factorial or binomial may produce."""
 MAX_SYMBOLIC_EXPONENT = 100
 """Power to which a sum may be raised, since it is expanded."""
+MAX_DEGREE = 10_000
+"""Power to which one unknown may be raised."""
+MAX_TERMS = 5_000
+"""Terms that a product of sums may have once it is expanded."""
 MAX_FACTORIAL_ARGUMENT = 5_000
+MAX_GENERATORS = 32
+"""Unknowns, roots and functions in one polynomial."""
 MAX_CLASS_CHARS = 200
 """A class string longer than this is replaced by its sha256."""
 
 _DIGITS = re.compile(r"\d+")
+_EXPONENT = re.compile(r"(?:\^|\*\*)[\s{(+-]*(\d+)")
 
 
 class LimitExceeded(Exception):
@@ -41,8 +54,21 @@ def screen(text: str) -> None:
             depth += 1
             if depth > MAX_NESTING_LEVELS:
                 raise LimitExceeded(f"brackets nest deeper than {MAX_NESTING_LEVELS}")
-        elif char in ")]}":
+        elif char in ")]}" and depth:
             depth -= 1
-    longest = max((len(run) for run in _DIGITS.findall(text)), default=0)
+    items = text.count(",") + text.count(";") + 1
+    if items > MAX_ITEMS:
+        raise LimitExceeded(f"{items} items; at most {MAX_ITEMS} are read")
+    cells = text.count("&") + text.count("\\\\") + 1
+    if cells > MAX_MATRIX_CELLS:
+        raise LimitExceeded(f"a matrix of {cells} cells; at most {MAX_MATRIX_CELLS} are read")
+    _screen_runs(text)
+
+
+def _screen_runs(text: str) -> None:
+    longest = max(map(len, _DIGITS.findall(text)), default=0)
     if longest > MAX_NUMBER_DIGITS:
         raise LimitExceeded(f"a number of {longest} digits; at most {MAX_NUMBER_DIGITS} are read")
+    exponent = max(map(len, _EXPONENT.findall(text)), default=0)
+    if exponent > MAX_EXPONENT_DIGITS:
+        raise LimitExceeded(f"an exponent of {exponent} digits; at most {MAX_EXPONENT_DIGITS} are read")

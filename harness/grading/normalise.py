@@ -9,107 +9,91 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import unicodedata
 
+from harness.grading.brackets import join_thousands
 from harness.grading.policy import Policy
+from harness.grading.spelling import collapsed, is_one_group, uniform_characters, uniform_commands, without_spacing
+from harness.grading.units import DEGREE, DOLLAR, Unit, drop_tail, read_unit, scale_words
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Normal:
-    """``text`` is the uniform spelling; ``is_word`` marks an answer in words (``even``, a choice letter)."""
+    """``text`` is the uniform spelling; ``is_word`` marks an answer in words (``even``, a choice letter).
+
+    ``unit``, ``percent`` and ``choice`` (the letter in ``(C) 12``) are what was dropped and ``matches`` may need.
+    """
 
     text: str
     is_word: bool
+    unit: Unit | None = None
+    percent: bool = False
+    choice: str = ""
 
 
-# \x0c is "\frac" read as an escape sequence by whoever wrote the row
-_CHARACTERS = str.maketrans(
-    {
-        "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "π": r"\pi ",
-        "∞": r"\infty ", "°": r"^\circ ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\neq ", "∪": r"\cup ", "∈": r"\in ",
-        "²": "^{2}", "³": "^{3}", "±": r"\pm ", "’": "'", "\u00a0": " ", "\x0c": r"\f", "∅": r"\emptyset ",
-    }
-)  # fmt: skip
+_PLAIN_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _CURRENCY = re.compile(r"\\\$|[€£]")
 _MATH_SHIFT = re.compile(r"\$|(?<!\\)\\[()\[\]]")
-_DOUBLED = re.compile(
-    r"(?<!\\)\\\\(?=(?:[dtc]?frac|sqrt|left|right|text|mbox|boxed|pi|cup|infty|times|cdot|le|ge|in|pm|circ|begin|end)"
-    r"(?![a-zA-Z]))"
-)
-_SIZING = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|mathstrut)(?![a-zA-Z])\.?")
-_SPACING = re.compile(r"(?<!\\)\\(?:quad|qquad|enspace|thinspace|,|;|:|>| )|~")
 _WRAPPED = re.compile(
     r"\\(?:text|mbox|mathrm|textbf|mathbf|textit|mathit|rm|operatorname|textrm|textnormal|hbox)\*?\s*\{([^{}]*)\}"
 )
-_BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
-_FRACTION = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
-_BARE_FRACTION = re.compile(r"\\frac\s*([0-9a-zA-Z])\s*([0-9a-zA-Z])")
-_COMMAND_PARTS = re.compile(r"\\frac\s*(\\pi|[0-9a-zA-Z])\s*(\\pi|[0-9a-zA-Z])(?![a-zA-Z])")
-_BARE_NUMERATOR = re.compile(r"\\frac\s*([0-9a-zA-Z])\s*(?=\{)")
-_BARE_DENOMINATOR = re.compile(r"(\\frac\s*\{[^{}]*\})\s*([0-9a-zA-Z])")
-_BARE_ROOT = re.compile(r"\\sqrt\s*([0-9a-zA-Z])")
-_PLAIN_ROOT = re.compile(r"(?<![a-zA-Z\\])sqrt\s*\(([^()]*)\)|(?<![a-zA-Z\\])sqrt\s*\{([^{}]*)\}|√\s*\(?(\d+)\)?")
-_SCIENTIFIC = re.compile(r"(?<![a-zA-Z\d.])(\d+(?:\.\d*)?|\.\d+)[eE]([+-]?\d+)(?![\d.])")
-_NEGATIVE_POWER = re.compile(r"\^\s*-\s*([0-9]+|[a-zA-Z])")
-_PLAIN_POWER = re.compile(r"\^\s*([0-9]{2,})")
-_PLAIN_NAMES = re.compile(r"(?<![a-zA-Z\\])(pi|infty|infinity|oo)(?![a-zA-Z])")
-_RELATIONS = (
-    (re.compile(r"\\leqslant(?![a-zA-Z])|\\leq(?![a-zA-Z])|<="), r"\\le "),
-    (re.compile(r"\\geqslant(?![a-zA-Z])|\\geq(?![a-zA-Z])|>="), r"\\ge "),
-    (re.compile(r"\\ne(?![a-zA-Z])|\\not\s*=|(?<=\s)!="), r"\\neq "),
-    (re.compile(r"\\lt(?![a-zA-Z])"), "<"),
-    (re.compile(r"\\gt(?![a-zA-Z])"), ">"),
-    (re.compile(r"\\(?:approx|simeq|equiv)(?![a-zA-Z])"), r"\\approx "),
+_BOX = re.compile(r"\\(?:begin)?f?box(?:ed)?\s*\{")
+_PERCENT = re.compile(r"\\(?:text|mbox)\s*\{\s*(?:percent|pct|\\?%)\s*\}|\\?%|(?<=[\d}\s])\s?(?:percent|pct)\b")
+_DEGREE = r"(?:\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\degree(?![a-zA-Z]))"
+_DEGREES = re.compile(_DEGREE)
+_ANGLE = rf"(-?\d+(?:\.\d+)?)\s*{_DEGREE}"
+_DEGREE_ARGUMENT = re.compile(
+    rf"\\(sin|cos|tan|cot|sec|csc)\s*(\^\s*(?:\{{\d+\}}|\d))?\s*(?:\(\s*{_ANGLE}\s*\)|\{{\s*{_ANGLE}\s*\}}|{_ANGLE})"
 )
-_PERCENT = re.compile(r"\\?%|(?<=[\d}\s])\s?(?:percent|pct)\b")
-_DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-zA-Z])")
 _GROUPED = re.compile(r"(?<=\d)(?:,\s*\\!\s*|\{,\}\s*|\\,\s*|\\!\s*)(?=\d{3}(?!\d))")
+_SPACED_GROUPS = re.compile(r"(?<![\d.,/])(\d{1,3}(?: \d{3})+)(?![\d,/])")
 _CHOICE_VALUE = re.compile(
-    r"\(?\b([A-H])\)\s*[:.]?\s*(?=[\d\\(\[{$.a-z-])(?!\\(?:cup|cap|cdot|times|in)\b)(.+)", re.DOTALL
+    r"(?:\(?\b([A-H])\)\s*[:.]?|([a-hA-H])\.)\s*(?=[\d\\(\[{$.a-z-])(?!\\(?:cup|cap|cdot|times|in)\b)(.+)", re.DOTALL
 )
-_JOIN = re.compile(r"\s*,?\s*(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])\s*")
+_JOIN = re.compile(r"\s*,?\s*(?<![a-zA-Z\\])(?:and|or)(?:(?![a-zA-Z])|(?=[a-zA-Z]\([a-z]\)\s*=))\s*")
 _WORDS = re.compile(r"[A-Za-z]+(?:[ ',.\-]{1,2}[A-Za-z]+)*")
-_UNIT_TAIL = re.compile(
-    r"(?<=[\d})])\s*(?<![\\a-zA-Z])([A-Za-z]{2}[A-Za-z ./']*|[a-zA-Z]{1,2}(?=\^))(?:\^\s*\{?[23]\}?)?$"
-)
-_UNIT_INSIDE = re.compile(
-    r"(?<=\d)\s*(?:mm|cm|km|kg|ft|mph|lb|lbs|hours?|minutes?|days?|years?|feet|miles?)(?=\s*[,;)\]}])"
-)
-_NOT_UNITS = frozenset("mod sin cos tan log ln exp sqrt pi xy ab abc xyz ax bx cx rs pq mn nk dx dy dz dt".split())  # noqa: SIM905
+_FUNCTION_NAMES = "sin cos tan cot sec csc sinh cosh tanh log ln exp gcd lcm arcsin arccos arctan"
+_FUNCTIONS = {name: name for name in _FUNCTION_NAMES.split()} | {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
+_BASE_NAMES = "two three four five six seven eight nine ten eleven twelve"
+_BASES = {name: str(base) for base, name in enumerate(_BASE_NAMES.split(), 2)}
 _UNIT_MARK = "\x01"
-_UNIT_DROP = re.compile(r"\s*\x01[^\x02]*\x02(?:\s*\^\s*(?:\{\s*[0-9]\s*\}|[0-9]))?\s*(?=$|[,;)\]}])")
+_UNIT_DROP = re.compile(r"\s*\x01([^\x02]*)\x02(?:\s*\^\s*(?:\{\s*([0-9])\s*\}|([0-9])))?\s*(?=$|[,;)\]}])")
 
 
 def normalise(answer: str, policy: Policy) -> Normal:
     """One spelling for ``answer``; idempotent enough that golds and answers meet in it."""
-    s = answer.translate(_CHARACTERS).strip()
-    if not s.isascii():  # digits of other scripts: every pattern below may take \d for 0-9
-        s = "".join(str(unicodedata.decimal(char)) if char.isdecimal() else char for char in s)
-    s = _DOUBLED.sub(r"\\", s)
-    s = _unbox(s)
-    s = _GROUPED.sub("", s)
-    s = _SIZING.sub("", s.replace("\\!", ""))
-    s = _SPACING.sub(" ", s)
-    if policy.strip_currency:
+    if _PLAIN_NUMBER.fullmatch(answer):
+        return Normal(answer, False)
+    s = _unbox(uniform_characters(answer))
+    while is_one_group(s):
+        s = s[1:-1].strip()
+    s = without_spacing(_GROUPED.sub("", s))
+    unit: Unit | None = None
+    if policy.missing_currency:
+        unit = DOLLAR if s.count("\\$") == 1 else None
         s = _CURRENCY.sub("", s)
     s = _MATH_SHIFT.sub("", s).strip().rstrip(".,;").removeprefix(r"\approx").strip()
     words = _as_words(s)
     if words is not None:
         return Normal(words, True)
+    choice = ""
     if policy.value_after_choice:
-        s = _value_after_choice(s)
-    s = _drop_wrappers(s, policy)
+        choice, s = _value_after_choice(s)
+    percent = policy.missing_percent and _PERCENT.search(s) is not None
+    if percent:
+        s = _PERCENT.sub("", s)
+    s = scale_words(s)
+    s, wrapped_unit = _drop_wrappers(s, policy)
     words = _as_words(s, wrapped=False)
     if words is not None:
         return Normal(words, True)
-    if policy.strip_percent:
-        s = _PERCENT.sub("", s)
-    if policy.strip_degrees:
-        s = _DEGREES.sub("", s)
+    s = _DEGREE_ARGUMENT.sub(lambda m: rf"\{m[1]}{m[2] or ''}(\frac{{{m[3] or m[4] or m[5]}\pi}}{{180}})", s)
+    if policy.missing_degrees and _DEGREES.search(s):
+        s, unit = _DEGREES.sub("", s), unit or DEGREE
+    if policy.thousands_commas:
+        s = join_thousands(_SPACED_GROUPS.sub(lambda m: m[1].replace(" ", ""), s))
     s = re.sub(r",\s*,", ",", _JOIN.sub(",", s))
-    if policy.strip_units:
-        s = _drop_unit_tail(s)
-    return Normal(_uniform_commands(s), False)
+    s, tail_unit = drop_tail(s, policy)
+    return Normal(uniform_commands(s), False, unit or wrapped_unit or tail_unit, percent, choice)
 
 
 def text_class(normal: Normal) -> str:
@@ -120,7 +104,9 @@ def text_class(normal: Normal) -> str:
 
 def _unbox(s: str) -> str:
     match = _BOX.match(s)
-    return s[match.end() : -1] if match and s.endswith("}") else s
+    if match is None:
+        return s
+    return s[match.end() : -1] if s.endswith("}") and s.count("{") == s.count("}") else s[match.end() :]
 
 
 def _as_words(s: str, wrapped: bool = True) -> str | None:
@@ -137,71 +123,41 @@ def _as_words(s: str, wrapped: bool = True) -> str | None:
         return None
     longest = max((len(w) for w in re.findall(r"[A-Za-z]+", inner) if w not in ("and", "or")), default=0)
     known = inner.lower() in ("pi", "oo", "infty", "infinity", "sqrt")
-    return inner.lower() if (has_wrapper or longest >= 3) and not known else None
+    is_words = has_wrapper or longest >= 3 or read_unit(inner) is not None
+    return inner.lower() if is_words and not known else None
 
 
-def _value_after_choice(s: str) -> str:
+def _value_after_choice(s: str) -> tuple[str, str]:
     flat = re.sub(r"^\\(?:text|mbox|mathrm|textbf|mathbf|textrm)\s*\{\s*(\(?[A-H]\)[:.]?)\s*\}", r"\1 ", s)
     match = _CHOICE_VALUE.fullmatch(flat)
-    return match[2] if match else s
+    return ((match[1] or match[2]).lower(), match[3]) if match else ("", s)
 
 
-def _drop_wrappers(s: str, policy: Policy) -> str:
+def _drop_wrappers(s: str, policy: Policy) -> tuple[str, Unit | None]:
     """Joining words become commas, units after a value go, and words elsewhere stay in their wrapper (so: text)."""
 
     def unwrap(match: re.Match[str]) -> str:
         content = match[1].strip()
         if re.fullmatch(r",?\s*(?:and|or|,)\s*,?", content):
             return ","
-        is_unit = match[0].startswith((r"\text{", r"\mbox")) and s[: match.start()].rstrip()[-1:].isdigit()
+        before = s[: match.start()].rstrip()
+        if before.endswith("_{"):
+            return _BASES.get(content, content)
+        is_unit = match[0].startswith((r"\text{", r"\mbox")) and before[-1:].isdigit()
         if not re.search(r"[A-Za-z]", content) or (len(content) == 1 and not is_unit):
             return content
-        if content in ("sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp"):
-            return f"\\{content} "
+        if s.startswith("_", match.end()) and re.fullmatch(r"[0-9A-Z]*\d[0-9A-Z]*", content):
+            return content
+        if content in _FUNCTIONS:
+            return f"\\{_FUNCTIONS[content]} "
         return f"{_UNIT_MARK}{match[0][:-1]}\x02"
 
     s = _WRAPPED.sub(unwrap, s)
-    if policy.strip_units and not s.startswith(_UNIT_MARK):
+    unit = None
+    if policy.missing_units and not s.startswith(_UNIT_MARK):
+        dropped = list(_UNIT_DROP.finditer(s))
+        if len(dropped) == 1 and dropped[0].end() == len(s):
+            inside = dropped[0][1].split("{", 1)[1]
+            unit = read_unit(inside, int(dropped[0][2] or dropped[0][3] or 1))
         s = _UNIT_DROP.sub("", s)
-    return s.replace(_UNIT_MARK, "").replace("\x02", "}").strip()
-
-
-def _drop_unit_tail(s: str) -> str:
-    s = _UNIT_INSIDE.sub("", s.strip().rstrip("."))
-    match = _UNIT_TAIL.search(s)
-    if match is None or any(word in _NOT_UNITS for word in re.findall(r"[a-z]+", match[1].lower())):
-        return s
-    return s[: match.start()]
-
-
-def _uniform_commands(s: str) -> str:
-    for pattern, command in _RELATIONS:
-        s = pattern.sub(command, s)
-    s = _FRACTION.sub(r"\\frac", s)
-    s = _PLAIN_ROOT.sub(lambda m: f"\\sqrt{{{m[1] or m[2] or m[3]}}}", s)
-    s = _PLAIN_NAMES.sub(lambda m: r"\pi " if m[1] == "pi" else r"\infty ", s)
-    s = _COMMAND_PARTS.sub(r"\\frac{\1}{\2}", s)
-    s = _BARE_FRACTION.sub(r"\\frac{\1}{\2}", s)
-    s = _BARE_NUMERATOR.sub(r"\\frac{\1}", s)
-    s = _BARE_DENOMINATOR.sub(r"\1{\2}", s)
-    s = _BARE_ROOT.sub(r"\\sqrt{\1}", s)
-    s = _SCIENTIFIC.sub(r"\1\\cdot 10^{\2}", s.replace("**", "^"))
-    s = re.sub(r"_\s*\{\s*([0-9a-zA-Z])\s*\}", r"_\1", s)
-    s = _NEGATIVE_POWER.sub(r"^{-\1}", s)
-    s = _PLAIN_POWER.sub(r"^{\1}", s)
-    s = re.sub(r"(\\[a-zA-Z]+)\s+(?=[a-zA-Z])", "\\1\x01", s)
-    s = re.sub(r"(?<=\d)\s+(?=[\d.])", "\x01", s)
-    s = re.sub(r"\s+", "", s).replace("\x01", " ")
-    s = re.sub(r"[.,;\\]+$", "", s)
-    return s[1:-1] if _is_one_group(s) else s
-
-
-def _is_one_group(s: str) -> bool:
-    if not (s.startswith("{") and s.endswith("}")):
-        return False
-    depth = 0
-    for i, char in enumerate(s):
-        depth += (char == "{") - (char == "}")
-        if depth == 0:
-            return i == len(s) - 1
-    return False
+    return collapsed(s.replace(_UNIT_MARK, "").replace("\x02", "}")), unit

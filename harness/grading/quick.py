@@ -6,12 +6,15 @@ None means that a worker must decide. What is decided here comes out as the work
 from __future__ import annotations
 
 import dataclasses
+import functools
 
-from harness.grading.fast import fast_class
+from harness.grading.fast import FastForm, fast_form
 from harness.grading.limits import LimitExceeded, screen
-from harness.grading.normalise import normalise
+from harness.grading.normalise import Normal, normalise
 from harness.grading.policy import Policy
 from harness.grading.render import bounded
+from harness.grading.tolerance import may_apply
+from harness.grading.units import conversion
 from harness.records import Status
 
 
@@ -34,10 +37,22 @@ def quick(gold: str, answer: str, policy: Policy) -> Outcome | None:
         screen(gold)
     except LimitExceeded:
         return Outcome("limit", None)
-    class_id = fast_class(normalise(answer, policy), policy)
-    if class_id is None:
+    answer_text, form = _read(answer, policy)
+    if form is None:
         return None
-    gold_class = fast_class(normalise(gold, policy), policy)
-    if gold_class is None:
+    gold_text, gold_form = _read(gold, policy)
+    if gold_form is None:
         return None
-    return Outcome("correct" if class_id == gold_class else "incorrect", bounded(class_id))
+    class_id = bounded(form.class_id)
+    factor = conversion(gold_text.unit, answer_text.unit)
+    if factor == 1 and (
+        form.class_id == gold_form.class_id or form.class_id in gold_form.also or gold_form.class_id in form.also
+    ):
+        return Outcome("correct", class_id)
+    return None if may_apply(gold_text, answer_text, policy) else Outcome("incorrect", class_id)
+
+
+@functools.lru_cache(2048)
+def _read(text: str, policy: Policy) -> tuple[Normal, FastForm | None]:
+    normal = normalise(text, policy)
+    return normal, fast_form(normal, policy)

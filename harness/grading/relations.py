@@ -10,13 +10,11 @@ import dataclasses
 
 import sympy
 
+from harness.grading import terms
 from harness.grading.limits import Unparsable
+from harness.grading.scalars import terms_of
 
 _FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "\\neq": "\\neq"}
-
-
-def is_inequality(marks: tuple[str, ...]) -> bool:
-    return any(mark in _FLIPPED for mark in marks)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,7 +27,10 @@ class Relation:
     def equation_string(self) -> str:
         """The class of an equation of two sides."""
         numerator, _ = sympy.fraction(sympy.cancel(sympy.together(self.sides[0] - self.sides[-1])))
-        return "eq:" + _text(_signed(_primitive(numerator)))
+        try:
+            return terms.equation_string(terms.polynomial(terms_of(numerator)))
+        except terms.TooComplex:
+            return "eq:" + _text(_signed(_primitive(numerator)))
 
     def right_sides(self) -> list[sympy.Expr]:
         """What the equation says each unknown is, for those that occur once and linearly."""

@@ -193,8 +193,7 @@ def _remarks(numbers: Numbers) -> list[str]:
             of = model.accuracy.chains
             text = f"{name}: unscored {100 * of.unscored:.1f} %, cut at the token limit {100 * of.truncated:.1f} %"
             text += f", no answer {100 * of.no_vote:.1f} %"
-            if model.accuracy.split_classes:
-                text += f"; {model.accuracy.split_classes} answer classes with verdicts at odds"
+            text += f", answer classes with verdicts at odds {model.accuracy.split_classes}"
             lines.append(text)
     if len(run.budget.seconds) > 1:
         lines.append("Every budget is read off one log: it holds at this batch, for a policy blind to the deadline.")

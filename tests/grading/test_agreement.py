@@ -4,125 +4,136 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from harness.grading.canonical import canonical
-from harness.grading.compare import compare
-from harness.grading.extract import extract_answer
-from harness.grading.normalise import normalise
-from harness.grading.policy import Policy
+import pytest
+import yaml
+
+from harness.grading.cases import Case, Settled, read_cases, read_settled
+from harness.grading.compare import class_id, compare
+from harness.grading.policy import DEFAULT_POLICY, Policy
 from harness.grading.quick import quick
 
-DEFAULT = Policy()
-CORE_FLOOR = 0.86
-"""All non-conflict core rows, some thirty of which assert rounding, joined boxes or percent = fraction."""
-WITHIN_POLICY_FLOOR = 0.945
-PAIRS_FLOOR = 0.985
-OUTPUTS_FLOOR = 0.985
-AGAINST_POLICY = {
-    "rounded decimals are not equal": [
-        (r"$\frac{1}{12}$", "$0.0833333333333333$"),
-        (r"$(\begin{pmatrix}\frac{1}{3}\\ \frac{1}{5} \end{pmatrix})$", r"$\begin{pmatrix}0.33\\0.2 \end{pmatrix}$"),
-        (r"$(\frac{3}{5},\frac{8}{3}]$", "$(0.6,2.6667]$"),
-        ("4.123105625617661", r"$\sqrt{17}$"),
-        ("3.1416", "3.14159"),
-        ("1.0001", "1"),
-        (r"\cos ^{10}(\frac{\pi}{10})", "0.6054"),
-        ("0.003, 5.233", "0.002, 5.234"),
-        ("answer is 0.6666667", r"The final answer is \boxed{2/3}."),
-    ],
-    "the label is wrong": [
-        (r"$1 - \frac{1}{\mathrm{e}}$", r"$1 + \frac{1}{\mathrm{e}}$"),
-        ("the answer is sqrt(2)", r"After simplification we get \boxed{\sqrt{2}}"),
-    ],
-    "the last box alone is the answer": [
-        (r"$\boxed{1}\boxed{2}$", r"$\boxed{1,2}$"),
-        ("$$(3, 3), (1, 1)$$", r"$$\boxed{(3, 3)} \text{ for part (a) and } \boxed{(1, 1)}$$"),
-        ("$${1,2,3}$$", r"\boxed{1} and \boxed{2} and \boxed{3}"),
-        (r"\boxed{1} papers and \boxed{2} bins", r"$\boxed{1,2}$"),
-        (
-            r"$x_{1}=10^{\frac{-5+\sqrt{13}}{6}},\quadx_{2}=10^{\frac{-5-\sqrt{13}}{6}}$",
-            r"$\boxed{10^{\frac{\sqrt{13} - 5}{6}}} \quad \text{and} \quad \boxed{10^{-\frac{5 + \sqrt{13}}{6}}}$",
-        ),
-        (
-            "$(2,1),(1,2),(-1,-20),(-20,-1)$",
-            "solutions are:\n\n\\[\n\\boxed{(1, 2)}, \\boxed{(2, 1)}, \\boxed{(-1, -20)}, \\boxed{(-20, -1)}\n\\]",
-        ),
-        (r"$\\boxed{35 cm} ++++++ \\boxed{4}$", "${35 cm,4}$"),
-    ],
-    "a percentage is its number": [
-        ("0.335", r"\boxed{33.5\%}"),
-        ("0.335", "33.5%"),
-        ("0.335", r"33.5\%"),
-        ("0.005", r"\frac{1}{2}\text{ percent}"),
-        (r"33.5\%", "0.335"),
-    ],
-    "units are not compared": [
-        (r"5.4\text{ cents}", r"5.4\text{ dollars}"),
-        (r"12\text{ cm}", r"12\text{ m}"),
-    ],
-    "a base is": [("2516_8", "2516")],
-    "a bare list has no order": [("4, 10, -2", "10, 4, -2")],
+CONTESTED = Path(__file__).with_name("contested.yaml")
+MAX_CONTESTED = 15
+FLOORS = {"core": 0.99, "normalise": 0.96, "extract": 0.96, "parser": 0.96}
+PAIRS_FLOOR = 0.99
+OUTPUTS_FLOOR = 0.997
+RANDOM_PAIRS = 20_000
+GOLD_FILES = ("math_train", "math500", "gsm8k_train", "gsm8k_test", "amc23", "aime24", "amc_aimo83")
+EQUAL_BY_HAND = {
+    ("155", r"155^\circ"): "the sign for degrees may be missing (missing_degrees)",
 }
+"""The random pairs below that are called equal, each with why that is right."""
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def _misses(cases: Sequence[Case]) -> list[str]:
+    return [
+        f"row {case.row}: {case.gold[:90]!r} | {case.text[-90:]!r} is {'equal' if case.equal else 'unequal'}"
+        for case in cases
+        if _says_equal(case) != case.equal
+    ]
 
 
-def _agrees(row: dict[str, Any]) -> bool:
-    gold, answer = row["gold"], row["pred"]
-    if row["kind"] == "response" or "boxed" in answer:
-        answer = extract_answer(answer)
-    if "boxed" in gold or "answer is" in gold:
-        gold = extract_answer(gold) or gold
-    return bool(answer is not None and compare(gold, answer, DEFAULT).correct) == row["equal"]
+def _says_equal(case: Case) -> bool:
+    answer = case.answer
+    return answer is not None and compare(case.reference, answer, DEFAULT_POLICY).correct
 
 
-def test_core_cases_of_public_graders(data_dir: Path) -> None:
-    rows = [r for r in _rows(data_dir / "grader_cases.jsonl") if r["tier"] == "core" and not r.get("conflict")]
-    against = {pair for pairs in AGAINST_POLICY.values() for pair in pairs}
-    assert against <= {(r["gold"], r["pred"]) for r in rows}, "a pair listed here is not in the file"
-    agreed = [_agrees(row) for row in rows]
-    within = [ok for ok, row in zip(agreed, rows, strict=True) if (row["gold"], row["pred"]) not in against]
-    print(f"core {sum(agreed)}/{len(agreed)}, within policy {sum(within)}/{len(within)}")
-    assert sum(agreed) / len(agreed) >= CORE_FLOOR
-    assert sum(within) / len(within) >= WITHIN_POLICY_FLOOR
+def _left_out() -> list[Settled]:
+    return read_settled(CONTESTED, "grader_cases.jsonl")
+
+
+@pytest.mark.parametrize("tier", list(FLOORS))
+def test_cases_of_public_graders(data_dir: Path, tier: str) -> None:
+    path, left_out = data_dir / "grader_cases.jsonl", _left_out()
+    contested = {
+        row
+        for row, line in enumerate(path.read_text().splitlines(), 1)
+        if any(entry.fits(json.loads(line)) for entry in left_out)
+    }
+    cases = [case for case in read_cases(path, [f"tier={tier}", "conflict="]).cases if case.row not in contested]
+    misses = _misses(cases)
+    report = f"{tier}: {len(cases) - len(misses)} of {len(cases)}\n" + "\n".join(misses)
+    print(report)
+    assert len(misses) <= (1 - FLOORS[tier]) * len(cases), report
+    assert not [case for case in cases if tier == "core" and not case.equal and _says_equal(case)], report
+
+
+def test_contested_rows_are_few_and_what_the_default_policy_says(data_dir: Path) -> None:
+    entries = yaml.safe_load(CONTESTED.read_text())
+    fields = {*Policy.__dataclass_fields__, "none"}
+    assert len(entries) <= MAX_CONTESTED
+    assert all(entry["reason"] and entry["policy"] in fields for entry in entries)
+    found = read_cases(data_dir / "grader_cases.jsonl", settled=_left_out())
+    assert not found.problems
+    rows = [json.loads(line) for line in (data_dir / "grader_cases.jsonl").read_text().splitlines()]
+    settled = [case for case in found.cases if any(entry.fits(rows[case.row - 1]) for entry in _left_out())]
+    assert len(settled) == len(entries)
+    assert all(not rows[case.row - 1].get("conflict") and case.equal != rows[case.row - 1]["equal"] for case in settled)
+    assert not _misses(settled)
 
 
 def test_pairs_from_real_outputs(data_dir: Path) -> None:
-    rows = [r for r in _rows(data_dir / "grader_pairs.jsonl") if r["equal"] is not None]
-    outcomes = [compare(r["gold"], r["pred"], DEFAULT) for r in rows]
-    for row, outcome in zip(rows, outcomes, strict=True):
-        assert quick(row["gold"], row["pred"], DEFAULT) in (None, outcome), row
-    agreed = sum(outcome.correct == row["equal"] for row, outcome in zip(rows, outcomes, strict=True))
-    assert agreed / len(rows) >= PAIRS_FLOOR
+    cases = read_cases(data_dir / "grader_pairs.jsonl").cases
+    for case in cases:
+        assert quick(case.gold, case.text, DEFAULT_POLICY) in (None, compare(case.gold, case.text, DEFAULT_POLICY)), (
+            case
+        )
+    misses = _misses(cases)
+    assert len(misses) <= (1 - PAIRS_FLOOR) * len(cases), "\n".join(misses)
+    assert not [case for case in cases if not case.equal and _says_equal(case)]
 
 
 def test_labelled_model_outputs(data_dir: Path) -> None:
-    rows = [r for r in _rows(data_dir / "model_outputs.jsonl") if r["label"] == r["mv"]]
-    agreed = 0
-    for row in rows:
-        answer = extract_answer(row["response"])
-        correct = answer is not None and compare(row["gold"], answer, DEFAULT).correct
-        agreed += correct == bool(row["label"])
-    assert agreed / len(rows) >= OUTPUTS_FLOOR
+    cases = read_cases(data_dir / "model_outputs.jsonl", ["label=@mv"]).cases
+    misses = _misses(cases)
+    assert len(misses) <= (1 - OUTPUTS_FLOOR) * len(cases), "\n".join(misses)
 
 
-def test_every_gold_equals_itself_and_is_read_as_mathematics(data_dir: Path) -> None:
-    for row in _rows(data_dir / "math500.jsonl"):
-        canonical(normalise(row["answer"], DEFAULT), DEFAULT)
-        assert compare(row["answer"], row["answer"], DEFAULT).status == "correct", row["answer"]
+@pytest.fixture(scope="module")
+def golds(data_dir: Path) -> list[str]:
+    """Every distinct gold answer of the problem sets, as it is written there."""
+    texts = ((data_dir / f"{name}.jsonl").read_text() for name in GOLD_FILES)
+    return sorted({json.loads(line)["answer"] for text in texts for line in text.split("\n") if line})
 
 
-def test_random_pairs_of_different_golds_are_not_equal(data_dir: Path) -> None:
-    by_class: dict[str, str] = {}
-    for row in _rows(data_dir / "math500.jsonl"):
-        by_class.setdefault(canonical(normalise(row["answer"], DEFAULT), DEFAULT).class_id, row["answer"])
+def test_every_gold_equals_itself(golds: list[str]) -> None:
+    assert len(golds) > 3_500
+    for gold in golds:
+        outcome = compare(gold, gold, DEFAULT_POLICY)
+        assert outcome.status == "correct" and outcome.class_id == class_id(gold), gold
+        assert quick(gold, gold, DEFAULT_POLICY) in (None, outcome), gold
+
+
+def test_golds_are_read_as_mathematics(golds: list[str]) -> None:
+    texts = [gold for gold in golds if str(class_id(gold)).startswith("text:") and any(c.isdigit() for c in gold)]
+    assert len(texts) <= 5, texts
+
+
+def test_random_pairs_of_different_golds_are_not_equal(golds: list[str]) -> None:
     rng = random.Random(11)
-    golds = list(by_class.values())
-    for _ in range(2_000):
+    equal = set()
+    for _ in range(RANDOM_PAIRS):
         one, other = rng.sample(golds, 2)
-        outcome = quick(one, other, DEFAULT) or compare(one, other, DEFAULT)
-        assert outcome.status != "correct", (one, other)
+        outcome = quick(one, other, DEFAULT_POLICY) or compare(one, other, DEFAULT_POLICY)
+        if outcome.correct:
+            equal.add((one, other))
+    assert equal == set(EQUAL_BY_HAND)
+
+
+def test_a_gold_with_one_digit_changed_is_another_answer(golds: list[str]) -> None:
+    rng = random.Random(5)
+    equal = []
+    for gold in golds:
+        digits = [i for i, char in enumerate(gold) if char.isdigit()]
+        if (
+            digits and "=" not in gold and r"\approx" not in gold
+        ):  # there a value is said twice, and the last one counts
+            at = rng.choice(digits)
+            other = f"{gold[:at]}{(int(gold[at]) + rng.randint(1, 9)) % 10}{gold[at + 1 :]}"
+            outcome = quick(gold, other, DEFAULT_POLICY) or compare(gold, other, DEFAULT_POLICY)
+            if outcome.correct:
+                equal.append((gold, other))
+    assert not equal

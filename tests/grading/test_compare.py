@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from harness.grading.compare import compare, self_test
+from harness.grading.compare import class_id, compare, matches
 from harness.grading.policy import Policy
+from harness.records import InputError
 
 DEFAULT = Policy()
 
@@ -157,19 +160,78 @@ def test_status(gold: str, answer: str, status: str, voted: bool) -> None:
 @pytest.mark.parametrize(
     ("field", "gold", "answer"),
     [
-        ("strip_units", "10", "10 cm"),
-        ("strip_percent", "10", r"10\%"),
-        ("strip_currency", "10", r"\$10"),
-        ("strip_degrees", "10", r"10^\circ"),
+        ("missing_units", "10", "10 cm"),
+        ("missing_percent", "10", r"10\%"),
+        ("missing_currency", "10", r"\$10"),
+        ("missing_degrees", "10", r"10^\circ"),
         ("thousands_commas", "1000", "1,000"),
         ("value_after_choice", "10", r"(C) 10"),
         ("drop_assignment", "10", "x = 10"),
+        ("unordered_lists", "4, 10, -2", "10, 4, -2"),
+        ("percent_as_fraction", "0.335", r"33.5\%"),
+        ("rounded_digits", r"\frac{1}{12}", "0.0833333333333333"),
+        ("ratio_as_quotient", "7:32", r"\frac{7}{32}"),
+        ("natural_log", r"\log x", r"\ln x"),
     ],
 )
 def test_each_policy_field_matters(field: str, gold: str, answer: str) -> None:
-    assert compare(gold, answer, DEFAULT).correct
-    assert not compare(gold, answer, Policy(**{field: False})).correct
+    assert matches(gold, answer)
+    assert not matches(gold, answer, dataclasses.replace(DEFAULT, **{field: False}))
 
 
-def test_self_test_passes_here() -> None:
-    assert self_test() is None
+def test_every_policy_field_is_held_here() -> None:
+    marks = [mark for mark in test_each_policy_field_matters.pytestmark if mark.name == "parametrize"]
+    assert {row[0] for row in marks[0].args[1]} == set(Policy.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("digits", [1, 3, 101, -1])
+def test_a_rounding_that_would_check_nothing_is_refused(digits: int) -> None:
+    with pytest.raises(InputError, match="rounded_digits"):
+        Policy(rounded_digits=digits)
+
+
+@pytest.mark.parametrize(
+    ("digits", "gold", "answer", "equal"),
+    [
+        (12, r"\sqrt{17}", "4.123105625617661", True),
+        (12, r"\sqrt{17}", "4.12310562561", False),
+        (12, r"\sqrt{17}", "4.123105625617662", True),
+        (12, r"\sqrt{17}", "4.123105625717661", False),
+        (12, r"\frac{1}{3}", "0." + "3" * 40, False),
+        (12, "(1/3, 2)", "(0.333333333333333, 2)", True),
+        (12, "x = 1/3", "x = 0.333333333333333", True),
+        (12, "0.123456789012", "0.1234567890123", False),
+        (12, r"\frac{1}{2^{99}}", "0.0000000000000000", False),
+        (4, r"\sqrt{2}", "1.4142", True),
+        (4, r"\frac{2}{3}", "0.667", False),
+        (4, r"\frac{2}{3}", "0.6667", True),
+    ],
+)
+def test_rounded_decimals(digits: int, gold: str, answer: str, equal: bool) -> None:
+    policy = Policy(rounded_digits=digits)
+    assert matches(gold, answer, policy) == equal
+    assert matches(answer, gold, policy) == equal
+
+
+def test_tolerance_never_joins_classes() -> None:
+    for one, other in ((r"\frac{1}{12}", "0.0833333333333333"), (r"33.5\%", "0.335"), ("7:32", "7/32")):
+        assert matches(one, other)
+        assert class_id(one) != class_id(other)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        ["5", "x = 5", "x=5.0", "5 = x", r"\text{(B) }5", "5 cm", r"5\%", r"5^\circ", r"\$5"],
+        ["(1,2)", "x=1, y=2", "(x,y) = (1,2)", "y=2, x=1"],
+        ["-2, 1", r"\{1,-2\}", "1 and -2", "x = 1, x = -2"],
+        [r"[3,\infty)", r"x \ge 3", r"3 \le x", r"x \in [3,\infty)"],
+    ],
+)
+def test_surface_forms_do_not_split_the_vote(answers: list[str]) -> None:
+    assert len({class_id(answer) for answer in answers}) == 1
+
+
+def test_classes_of_what_is_no_mathematics() -> None:
+    assert class_id(r"\int_0^1 x\,dx") == class_id(r"$\int_0^1 x dx$") != class_id(r"\int_0^2 x dx")
+    assert class_id("9" * 4_001) is None
