@@ -1,19 +1,21 @@
 """``--model``: one door for embedded models, real checkpoints, random shapes and folders.
 
-A name is an embedded model, ``smollm2-135m``, ``random:SHAPE`` or the path of a folder in our layout.
-A wrong name is answered with the nearest one.
+A name is an embedded model, ``smollm2-135m``, ``random:SHAPE``, or the path of a folder in one of the formats of
+``checkpoints/`` or of a GGUF file. A wrong name is answered with the nearest one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 
-from harness.models.checkpoints import native
+from harness.models.checkpoints import formats, native
+from harness.models.checkpoints.source import weight_files
+from harness.models.checkpoints.tokenizer import TEMPLATE, chat_template, load_codec, load_hub_codec
 from harness.models.config import DecoderConfig
 from harness.models.decoder import Decoder
 from harness.models.shapes import SHAPES
@@ -45,15 +47,20 @@ def load_model(name: str, dtype: torch.dtype, device: torch.device, seed: int = 
     """The model of that name, in evaluation mode; ``seed`` draws the weights of a random shape."""
     if name.startswith("random:"):
         return _random(name, dtype, device, seed)
-    if name == SMOLLM2:
+    if (file := _gguf(name)) is not None:
         from harness.models.checkpoints import gguf
 
-        decoder, codec, digest = gguf.load(gguf.find_smollm2(), dtype, device)
-        return LoadedModel(name, decoder, codec, digest)
+        decoder, codec, digest = gguf.load(file, dtype, device)
+        return LoadedModel(_label(file, name), decoder, codec, digest)
     folder = _folder(name)
-    decoder = native.load(folder, dtype, device)
-    codec = load_codec(folder / native.TOKENIZER, decoder.config)
-    return LoadedModel(_label(folder, name), decoder, codec, native.sha256(folder / native.WEIGHTS))
+    chosen = formats.recognise(folder)
+    if chosen is None:
+        decoder = native.load(folder, dtype, device)
+        codec = load_codec(folder / native.TOKENIZER, decoder.config)
+    else:
+        decoder = formats.load(folder, chosen, dtype, device)
+        codec = load_hub_codec(folder, decoder.config)
+    return LoadedModel(_label(folder, name), decoder, codec, _sha256(_weights(folder)))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,12 +77,49 @@ def fingerprint(name: str, seed: int = 0) -> Fingerprint:
     if name.startswith("random:"):
         _shape(name)
         return Fingerprint(name, _random_sha256(name, seed), True)
-    if name == SMOLLM2:
+    if (file := _gguf(name)) is not None:
+        return Fingerprint(_label(file, name), native.sha256(file), False)
+    folder = _folder(name)
+    return Fingerprint(_label(folder, name), _sha256(_weights(folder)), False)
+
+
+def describe(name: str) -> tuple[str, DecoderConfig]:
+    """Format and config of what ``load_model`` would load, its tensors checked."""
+    if name.startswith("random:"):
+        return "shape", _shape(name)
+    if (file := _gguf(name)) is not None:
         from harness.models.checkpoints import gguf
 
-        return Fingerprint(name, native.sha256(gguf.find_smollm2()), False)
+        return formats.GGUF, gguf.load(file, torch.bfloat16, torch.device("cpu"))[0].config
     folder = _folder(name)
-    return Fingerprint(_label(folder, name), native.sha256(native.weights_path(folder)), False)
+    chosen = formats.recognise(folder)
+    if chosen is not None:
+        return chosen[0].NAME, formats.config_of(folder, chosen)
+    return formats.OURS, native.load(folder, torch.bfloat16, torch.device("cpu")).config
+
+
+def convert(name: str, target: Path, dtype: torch.dtype) -> LoadedModel:
+    """Write the model of that name into folder ``target`` in our layout: config, weights, tokenizer, chat template."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target}: exists and is not an empty folder; name a new one")
+    if name.startswith("random:"):
+        raise InputError(f"{name}: random weights; convert a checkpoint")
+    model = load_model(name, dtype, torch.device("cpu"))
+    # What the codec found: a tokenizer may say that no bos goes before a prompt.
+    model.decoder.config = dataclasses.replace(model.config, bos=model.codec.bos)
+    native.save(model.decoder, target, dtype)
+    model.codec.tokenizer.save(str(target / native.TOKENIZER))
+    if (template := _chat_template(name)) is not None:
+        (target / TEMPLATE).write_text(template, encoding="utf-8")
+    return model
+
+
+def _chat_template(name: str) -> str | None:
+    if (file := _gguf(name)) is not None:
+        from harness.models.checkpoints import gguf
+
+        return gguf.chat_template(file)
+    return chat_template(_folder(name))
 
 
 def known_models() -> list[str]:
@@ -83,24 +127,44 @@ def known_models() -> list[str]:
     return [*embedded, SMOLLM2, *(f"random:{shape}" for shape in SHAPES), "FOLDER"]
 
 
-def load_codec(path: Path, config: DecoderConfig) -> Codec:
-    """The tokenizer of a model in our layout, checked against its vocabulary."""
-    if not path.is_file():
-        raise InputError(f"{path}: missing; a model folder holds its {native.TOKENIZER}")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the Rust library raises plain Exception
-        raise InputError(f"{path}: not a tokenizer.json ({error}); copy it again") from error
-    return Codec(tokenizer, config.vocab_size, config.eos, config.bos, where=str(path))
+def _gguf(name: str) -> Path | None:
+    """The GGUF file that ``name`` stands for: SmolLM2's, a path, or the only one in a folder without config.json."""
+    if name == SMOLLM2:
+        from harness.models.checkpoints import gguf
+
+        return gguf.find_smollm2()
+    path = Path(name)
+    if path.suffix == ".gguf" and path.is_file():
+        return path
+    if not path.is_dir() or (path / native.CONFIG).is_file():
+        return None
+    found = sorted(path.glob("*.gguf"))
+    if len(found) > 1:
+        raise InputError(f"--model {name}: holds {len(found)} .gguf files; give the path of one, e.g. {found[0]}")
+    return found[0] if found else None
+
+
+def _weights(folder: Path) -> list[Path]:
+    return [native.weights_path(folder)] if formats.recognise(folder) is None else weight_files(folder)
+
+
+def _sha256(files: Sequence[Path]) -> str:
+    """Of the files' bytes one behind the other, by name."""
+    if len(files) == 1:
+        return native.sha256(files[0])
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def _folder(name: str) -> Path:
-    folder = Path(name) if Path(name).is_dir() else EMBEDDED / name
-    if (folder / native.CONFIG).is_file():
-        return folder
     if Path(name).is_dir():
-        parts = f"{native.CONFIG}, {native.WEIGHTS} and {native.TOKENIZER}"
-        raise InputError(f"--model {name}: holds no {native.CONFIG}; a model folder has {parts}")
+        return Path(name)
+    if (EMBEDDED / name / native.CONFIG).is_file():
+        return EMBEDDED / name
     raise InputError(f"--model {name!r}: no such model; {nearest(name, known_models())}")
 
 
@@ -115,8 +179,8 @@ def _random_sha256(name: str, seed: int) -> str:
     return hashlib.sha256(f"{name}:{seed}".encode()).hexdigest()
 
 
-def _label(folder: Path, name: str) -> str:
-    return name if folder.parent == EMBEDDED else folder.resolve().name
+def _label(path: Path, name: str) -> str:
+    return name if path.parent == EMBEDDED or name == SMOLLM2 else path.resolve().name
 
 
 def _random(name: str, dtype: torch.dtype, device: torch.device, seed: int) -> LoadedModel:

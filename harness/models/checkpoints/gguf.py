@@ -63,6 +63,11 @@ def load(path: Path, dtype: torch.dtype, device: torch.device) -> tuple[Decoder,
     return native.assemble(config, _tensors(metadata, config), str(path), dtype, device), codec, digest
 
 
+def chat_template(path: Path) -> str | None:
+    """The template in the file's metadata, if it has one."""
+    return _Metadata(_library(), path).get("tokenizer.chat_template", None)
+
+
 def _locate_smollm2() -> Path:
     folder = os.environ.get("HARNESS_MODELS")
     if folder and (Path(folder) / SMOLLM2_FILE).is_file():
@@ -181,7 +186,14 @@ def _codec(metadata: _Metadata, config: DecoderConfig) -> Codec:
         if metadata.get(key) not in known:
             raise InputError(f"{metadata.path}: {key} = {metadata.get(key)!r}; only {' or '.join(known)} can be read")
     tokens = metadata.get("tokenizer.ggml.tokens")
+    vocabulary = set(tokens)
     merges = [tuple(m.split(" ", 1)) for m in metadata.get("tokenizer.ggml.merges")]
+    for merge in merges:
+        # The Rust library panics on these.
+        if len(merge) != 2 or not {*merge, "".join(merge)} <= vocabulary:
+            raise InputError(
+                f"{metadata.path}: tokenizer.ggml.merges has {' '.join(merge)!r}, not of tokens; copy it again"
+            )
     tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges))
     # GPT-2's pattern alone, as transformers reads this file. llama.cpp's "smollm" splits off each digit first;
     # tokens differ where a digit follows two or more whitespace characters, or a blank a non-ASCII number.

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from harness.models.checkpoints.mapping import kept_wide
 from harness.models.config import DecoderConfig
 from harness.models.decoder import Decoder
 from harness.records import InputError
@@ -54,7 +55,8 @@ def assemble(
     ]
     if faults:
         raise InputError(f"{where}: {'; '.join(faults)}; give the weights that belong to this config")
-    model.load_state_dict({n: t.to(device=device, dtype=dtype) for n, t in tensors.items()}, assign=True)
+    kinds = _kinds(model, dtype)
+    model.load_state_dict({n: t.to(device=device, dtype=kinds[n]) for n, t in tensors.items()}, assign=True)
     return model.requires_grad_(False).eval()
 
 
@@ -62,8 +64,15 @@ def save(model: Decoder, folder: Path, dtype: torch.dtype = torch.bfloat16) -> N
     """Write config.json and model.safetensors (weights in ``dtype``); the tokenizer is the caller's."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(model.config.to_json(), encoding="utf-8")
-    tensors = {n: p.detach().to(device="cpu", dtype=dtype).contiguous() for n, p in model.named_parameters()}
+    kinds = _kinds(model, dtype)
+    tensors = {n: p.detach().to(device="cpu", dtype=kinds[n]).contiguous() for n, p in model.named_parameters()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def _kinds(model: Decoder, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """The dtype of each parameter: ``dtype``, but fp32 at least for those that rounding would change."""
+    wide = kept_wide(model)
+    return {n: torch.promote_types(dtype, torch.float32) if n in wide else dtype for n, _ in model.named_parameters()}
 
 
 def sha256(path: Path) -> str:
