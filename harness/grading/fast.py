@@ -40,6 +40,8 @@ _MAY_BE_FUNCTIONS = frozenset("fghFGHPQWT")
 """Letters that may name a function before a bracket."""
 _CLOSE = {"(": ")", "{": "}", "[": "]"}
 _MAX_TOKENS = 80
+MAX_PLAIN_DIGITS = 100
+"""Far below every limit on the digits of a number."""
 _END = ""
 
 
@@ -55,6 +57,8 @@ def fast_form(normal: Normal, policy: Policy) -> FastForm | None:
     """The form of a common answer, or None where the sympy path must decide."""
     if normal.is_word:
         return FastForm(text_class(normal))
+    if len(normal.text) <= MAX_PLAIN_DIGITS and normal.text.isascii() and normal.text.isdigit():
+        return FastForm(normal.text.lstrip("0") or "0")  # most answers, so worth a line
     based = based_class(normal.text)
     if based is not None:
         return FastForm(based)

@@ -68,7 +68,7 @@ class Judge:
     """Decides pairs under one policy. Use it as a context manager, from one thread.
 
     ``timeout_s``: seconds one comparison may take before its worker is killed. ``workers``: processes, started on
-    entry; each answers the pairs of ``warm_up`` first. ``cache``: where decided pairs are kept between runs; it is
+    entry; each, and this process, answers the pairs of ``warm_up`` first. ``cache``: where decided pairs are kept between runs; it is
     closed with the judge. Raises InputError for a setting that makes no sense and ``pool.GraderUnavailable`` where
     the parser is not fit to grade. ``asked`` counts the pairs that took a worker.
     """
@@ -105,6 +105,7 @@ class Judge:
             for worker in self._workers:
                 worker.ready()
             for pair in self._warm_up:
+                quick(*pair, self.policy)
                 for worker in self._workers:
                     worker.ask(*pair)
                 for worker in self._workers:

@@ -33,15 +33,11 @@ class Outcome:
 def quick(gold: str, answer: str, policy: Policy) -> Outcome | None:
     """The outcome where both sides are common forms or the answer is beyond a limit, else None."""
     try:
-        screen(answer)
-        screen(gold)
+        answer_text, form = _read(answer, policy)
+        gold_text, gold_form = _read(gold, policy)
     except LimitExceeded:
         return Outcome("limit", None)
-    answer_text, form = _read(answer, policy)
-    if form is None:
-        return None
-    gold_text, gold_form = _read(gold, policy)
-    if gold_form is None:
+    if form is None or gold_form is None:
         return None
     class_id = bounded(form.class_id)
     factor = conversion(gold_text.unit, answer_text.unit)
@@ -54,5 +50,6 @@ def quick(gold: str, answer: str, policy: Policy) -> Outcome | None:
 
 @functools.lru_cache(2048)
 def _read(text: str, policy: Policy) -> tuple[Normal, FastForm | None]:
+    screen(text)
     normal = normalise(text, policy)
     return normal, fast_form(normal, policy)

@@ -93,12 +93,8 @@ def _primitive(expression: sympy.Expr) -> sympy.Expr:
 def _signed(expression: sympy.Expr) -> sympy.Expr:
     """``expression`` or its negative: of the two the one whose leading term is positive, so both give one."""
     negative = sympy.expand(-expression)
-    return expression if _leads(expression, negative) else negative
-
-
-def _leads(one: sympy.Expr, other: sympy.Expr) -> bool:
-    negative, other_negative = _text(one).startswith("-"), _text(other).startswith("-")
-    return other_negative if negative != other_negative else _text(one) < _text(other)
+    one, other = _text(expression), _text(negative)
+    return expression if (one.startswith("-"), one) < (other.startswith("-"), other) else negative
 
 
 def _text(expression: sympy.Expr) -> str:

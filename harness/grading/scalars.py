@@ -9,6 +9,7 @@ import functools
 from fractions import Fraction
 
 import sympy
+from sympy.functions.elementary.trigonometric import InverseTrigonometricFunction, TrigonometricFunction
 
 from harness.grading import terms
 from harness.grading.evaluate import evaluate
@@ -16,6 +17,8 @@ from harness.grading.latex import parse_expression
 from harness.grading.limits import Unparsable
 from harness.grading.sums import read_sum
 
+MAX_ARC_MULTIPLE = 8
+"""``sin(n arctan x)`` is a polynomial of degree n in sine and cosine."""
 _RATIOS = (
     (sympy.tan, lambda x: sympy.sin(x) / sympy.cos(x)),
     (sympy.cot, lambda x: sympy.cos(x) / sympy.sin(x)),
@@ -78,6 +81,8 @@ def _factor(factor: sympy.Expr) -> terms.Terms:
 
 
 def _number_form(value: sympy.Expr) -> sympy.Expr:
+    if value.has(TrigonometricFunction) and value.has(InverseTrigonometricFunction):
+        value = _of_arcs(value)
     if value.has(sympy.log):
         value = sympy.expand_log(value)
     value = sympy.expand(value)
@@ -88,6 +93,18 @@ def _number_form(value: sympy.Expr) -> sympy.Expr:
     if any(isinstance(power.exp, sympy.Rational) for power in value.atoms(sympy.Pow)):
         value = sympy.expand(sympy.radsimp(sympy.sqrtdenest(value)))
     return value
+
+
+def _of_arcs(value: sympy.Expr) -> sympy.Expr:
+    """``tan(2 arctan(1/5) - pi/4)`` is rational: functions of sums and small multiples of arcs, by the addition rules."""
+    multiples = [
+        term.as_coeff_Mul()[0]
+        for function in value.atoms(TrigonometricFunction)
+        for term in sympy.Add.make_args(function.args[0])
+    ]
+    if max(map(abs, multiples)) > MAX_ARC_MULTIPLE:
+        return value
+    return sympy.expand_trig(sympy.expand_trig(value))  # sums first, then the multiples in them
 
 
 def _symbolic_form(value: sympy.Expr) -> sympy.Expr:

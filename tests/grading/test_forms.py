@@ -36,6 +36,7 @@ EQUAL = {
         (r"\sin 75^\circ", r"\frac{\sqrt6+\sqrt2}{4}"), (r"\arctan 1", r"\frac{\pi}{4}"),
         (r"\sec x", r"\frac{1}{\cos x}"),
         (r"\cos\frac{2\pi}{7}+\cos\frac{4\pi}{7}+\cos\frac{6\pi}{7}", "-1/2"),
+        (r"\tan(2\arctan\frac15-\frac{\pi}{4})", r"-\frac{7}{17}"), (r"\sin(2\arccos\frac35)", r"\frac{24}{25}"),
     ],
     "complex numbers": [("(1+i)^2", "2i"), (r"\frac{1}{i}", "-i"), (r"3e^{i\pi}", "-3"), (r"\frac{5}{2+i}", "2-i")],
     "percent": [(r"50\%", "50"), (r"50\%", r"\frac12"), ("0.335", r"33.5\text{ percent}"), ("12.5%", r"12.5\%")],
