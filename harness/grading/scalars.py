@@ -96,7 +96,7 @@ def _number_form(value: sympy.Expr) -> sympy.Expr:
 
 
 def _of_arcs(value: sympy.Expr) -> sympy.Expr:
-    """Functions of sums and small multiples of arcs by the addition rules: ``tan(2 arctan(1/5) - pi/4)`` is rational."""
+    """Functions of sums of arcs by the addition rules: ``tan(2 arctan(1/5) - pi/4)`` is rational."""
     multiples = [
         term.as_coeff_Mul()[0]
         for function in value.atoms(TrigonometricFunction)
