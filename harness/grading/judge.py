@@ -69,8 +69,8 @@ class Judge:
 
     ``timeout_s``: seconds one comparison may take before its worker is killed. ``workers``: processes, started on
     entry; each, and this process, answers the pairs of ``warm_up`` first. ``cache``: where decided pairs are kept
-    between runs; it is closed with the judge. Raises InputError for a setting that makes no sense and ``pool.GraderUnavailable`` where
-    the parser is not fit to grade. ``asked`` counts the pairs that took a worker.
+    between runs; it is closed with the judge. Raises InputError for a setting that makes no sense and
+    ``pool.GraderUnavailable`` where the parser is not fit to grade. ``asked`` counts the pairs that took a worker.
     """
 
     def __init__(
