@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from harness.grading.limits import Unparsable
 
 OPEN, CLOSE = "([{", ")]}"
-_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?!\d|,\S)")
 
 
 def split(text: str, separator: str) -> list[str]:

@@ -15,7 +15,7 @@ from harness.grading.assignment import resolved
 from harness.grading.fast import based_class
 from harness.grading.limits import LimitExceeded, Unparsable
 from harness.grading.matrices import product
-from harness.grading.names import is_name, is_unknown
+from harness.grading.names import is_opaque
 from harness.grading.normalise import Normal, text_class
 from harness.grading.policy import Policy
 from harness.grading.relations import Relation
@@ -120,9 +120,7 @@ def _read_relation(node: Node) -> Relation:
     for side in node.children:
         if side.kind != "leaf":
             raise Unparsable("a relation between what is no number")
-        # a name such as f(x) or |AB| in a relation is one unknown
-        opaque = is_name(side.text) and not is_unknown(side.text)
-        sides.append(sympy.Symbol(side.text) if opaque else scalar(side.text))
+        sides.append(sympy.Symbol(side.text) if is_opaque(side.text) else scalar(side.text))
     return Relation(tuple(sides), node.marks)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ KINDS = ("answer", "response")
 MAX_INTEGER_CHARS = 100
 SHORTEST_SHA256 = 12
 """Hex digits of a response's sha256 that a settled entry must give."""
+_LAYOUTS = "a row has gold, pred, equal and kind, or gold, response and label"
 _OWN_KEYS = frozenset({"equal", "reason", "policy", "file"})
 
 
@@ -83,7 +84,7 @@ class Settled:
         return isinstance(text, str) and hashlib.sha256(text.encode()).hexdigest().startswith(value)
 
 
-def read_cases(path: Path, where: Iterable[str] = (), settled: Sequence[Settled] = ()) -> Cases:
+def read_cases(path: Path, where: Sequence[str] = (), settled: Sequence[Settled] = ()) -> Cases:
     """The rows of ``path`` that ``where`` (FIELD=VALUE each) chooses. InputError where no row at all can be read."""
     wanted = [_condition(text) for text in where]
     cases: list[Case] = []
@@ -111,6 +112,8 @@ def read_cases(path: Path, where: Iterable[str] = (), settled: Sequence[Settled]
             cases.append(case)
     if not read:
         raise InputError(problems[0] if problems else f"{path.name}: holds no rows; give one JSON object a line")
+    if wanted and not cases and not disputed:
+        raise InputError(f"--where {' --where '.join(where)}: holds for none of the {read} rows of {path.name}")
     if not wanted:
         problems += [f"{s.where}: fits no row of {path.name}" for i, s in enumerate(settled) if i not in used]
     labelled = tuple(case for case in cases if case.equal is not None)
@@ -143,7 +146,7 @@ def read_settled(path: Path, file_name: str) -> list[Settled]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").split("\n")
+        return path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as text: {error}") from None
 
@@ -172,7 +175,7 @@ def _is_output(row: Mapping[str, Any]) -> bool:
 def _label(row: Mapping[str, Any]) -> bool | None:
     name = "label" if _is_output(row) else "equal"
     if name not in row:
-        raise InputError(f"{name} is missing; a row has gold, pred, equal and kind")
+        raise InputError(f"{name} is missing; {_LAYOUTS}")
     if row[name] is not None and not isinstance(row[name], bool):
         raise InputError(f"{name} = {row[name]!r}: must be true, false or null")
     label: bool | None = row[name]
@@ -184,7 +187,7 @@ def _case(number: int, row: Mapping[str, Any], equal: bool | None) -> Case:
     kind: Any = "response" if _is_output(row) else row.get("kind")
     for name in ("gold", text_name):
         if name not in row:
-            raise InputError(f"{name} is missing; a row has gold, pred, equal and kind")
+            raise InputError(f"{name} is missing; {_LAYOUTS}")
         if not isinstance(row[name], str):
             raise InputError(f"{name} = {row[name]!r}: must be text")
     if kind is None:

@@ -36,7 +36,7 @@ _BOX = re.compile(r"\\\\?f?box(?:ed)?\s*(?=[{0-9])")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _DIGITS = re.compile(r"[0-9.]*[0-9]")
 _NOT_SPACE = re.compile(r"\S")
-_SIGN = re.compile(r"(?:[=(\[,:;$&<>]|\b(?:is|are)) {0,3}([-−]) {0,3}$")
+_SIGN = re.compile(r"(?:(?:[=(\[,:;$&<>]|\b(?:is|are)) {0,3}([-−]) {0,3}|(?:^|\n)([-−]))$")  # "- 5" is a list's item
 _ONE_TERM = re.compile(r"[^-+,=]*")
 _CUE = re.compile(
     r"answers?\**\s{0,3}(?:(?:is|are|(?:would|must|should) be)\b|:|=|(?=\$|\\[(\[]))\s{0,3}:?", re.IGNORECASE
@@ -109,7 +109,8 @@ def _box_value(text: str, box: re.Match[str], start: int, end: int) -> Value:
     sign = _SIGN.search(text, max(0, box.start() - SIGN_CHARS), box.start())
     if sign is None:
         return Value(box.start(), end, content)
-    return Value(sign.start(1), end, f"-{content}" if _ONE_TERM.fullmatch(content) else f"-({content})")
+    negative = f"-{content}" if _ONE_TERM.fullmatch(content) else f"-({content})"
+    return Value(sign.start(sign.lastindex or 0), end, negative)
 
 
 def _box_ends(text: str, boxes: list[re.Match[str]]) -> dict[int, int]:
@@ -189,11 +190,11 @@ def _rfound(text: str, word: str) -> Iterator[int]:
 
 def _after(rest: str) -> str | None:
     """What follows "answer is": a formula, a bare answer up to the end of its sentence, or a sentence's value."""
-    rest = rest.lstrip(" *:\n\t>_")
+    rest = rest.lstrip(" *:\n\t>_`")
     formula = leading_answer(rest)
     line = rest.split("\n", 1)[0]
     line = line[: end.start()] if (end := _CLAUSE_END.search(line + " ")) else line
-    line = line.strip(" *,_").rstrip(".")
+    line = line.strip(" *,_`").rstrip(".`")
     if formula is not None and not (re.fullmatch(r"[A-Za-z]", formula.text) and " " in line):
         return formula.text
     if re.match(r"\$?[A-Za-z]+\$? ", line):

@@ -78,11 +78,13 @@ def fast_form(normal: Normal, policy: Policy) -> FastForm | None:
 
 
 def based_class(text: str) -> str | None:
-    """The class of a number whose base is written, ``11_2``: never that of its digits alone."""
+    """The class of a number whose base is written: ``12_{10}`` is 12, ``11_2`` never that of its digits alone."""
     based = _BASED.fullmatch(text)
     if based is None or not any(char.isdigit() for char in based[2]):
         return None
-    return f"{based[1]}{based[2].lstrip('0') or '0'}_{based[3] or based[4]}"
+    digits, base = based[2].lstrip("0") or "0", based[3] or based[4]
+    signed = digits if digits == "0" else based[1] + digits
+    return signed if base == "10" and digits.isdigit() else f"{signed}_{base}"
 
 
 def _difference(node: Node) -> Terms:

@@ -26,7 +26,7 @@ from harness.grading.pool import Worker
 from harness.grading.quick import Outcome, quick
 from harness.records import InputError
 
-GRADER_VERSION = "2"
+GRADER_VERSION = "3"
 """Changes whenever any verdict or class may change; part of what makes two scores comparable."""
 TIMEOUT_S = 2.0
 """What one comparison may take before its worker is killed."""

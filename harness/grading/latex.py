@@ -38,6 +38,7 @@ _DECIMAL = re.compile(r"(\d*)\.(\d*)")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\{(\d+)\}")
 _DOUBLE_FACTORIAL = re.compile(r"(?<!!)!!(?!!)")
 _GCD = re.compile(r"\\(gcd|lcm)\((\d+(?:,\d+)+)\)")
+_FRACTION = re.compile(r"\\frac\{(\d+)\}\{(\d+)\}")
 _CHAINED_POWER = re.compile(r"\^(?:[0-9a-zA-Z]|\{[^{}]*\})\^")
 
 
@@ -142,11 +143,12 @@ class _Converter(_Latex2Sympy):
         texts = [postfix.getText() for postfix in arr[i:]]
         if not all(isinstance(factor, sympy.Expr) for factor in factors):
             raise Unparsable("a factor that is not a number or symbol")
-        if len(factors) == 2 and _DIGITS.fullmatch(texts[0]) and texts[1].startswith("\\frac{"):
-            part = factors[1]
-            if isinstance(part, sympy.Rational) and 0 < part.p < part.q:
-                return sympy.Add(factors[0], part)  # both numbers: evaluated here, at once exact
-        for left, right in itertools.pairwise(texts):
+        for at, (left, right) in enumerate(itertools.pairwise(texts)):
+            part = _FRACTION.match(right) if _DIGITS.fullmatch(left) else None
+            if part is not None and 0 < int(part[1]) < int(part[2]):
+                if at or part.end() < len(right):
+                    raise Unparsable("a mixed number that can be read in two ways")
+                factors[:2] = [factors[0] + factors[1]]  # both rational: evaluated here, at once exact
             if left[-1].isdigit() and (right[0].isdigit() or right[0] == "."):
                 raise Unparsable("two numbers side by side")
         return factors[0] if len(factors) == 1 else sympy.Mul(*factors, evaluate=False)

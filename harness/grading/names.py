@@ -32,3 +32,8 @@ def is_quotient(text: str) -> bool:
 def is_unknown(text: str) -> bool:
     """Whether ``text`` is one plain unknown, as an equation may be solved for."""
     return re.fullmatch(r"\\?[a-zA-Z]+(?:_.*)?", text) is not None and is_name(text)
+
+
+def is_opaque(text: str) -> bool:
+    """Whether ``text`` in a relation is one unknown, as f(x) and |AB| are; |x| is a value to be computed from x."""
+    return is_name(text) and not is_unknown(text) and not re.fullmatch(r"\|[a-zA-Z]\|", text)

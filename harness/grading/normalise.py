@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import re
 
+from harness.grading.angles import degrees_in_functions, without_degrees
 from harness.grading.brackets import join_thousands
 from harness.grading.policy import Policy
 from harness.grading.spelling import collapsed, is_one_group, uniform_characters, uniform_commands, without_spacing
-from harness.grading.units import DEGREE, DOLLAR, Unit, drop_tail, read_unit, scale_words
+from harness.grading.units import CURRENCIES, DEGREE, Unit, changes_the_value, drop_tail, read_unit, scale_words
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,17 +39,14 @@ _WRAPPED = re.compile(
 )
 _BOX = re.compile(r"\\(?:begin)?f?box(?:ed)?\s*\{")
 _PERCENT = re.compile(r"\\(?:text|mbox)\s*\{\s*(?:percent|pct|\\?%)\s*\}|\\?%|(?<=[\d}\s])\s?(?:percent|pct)\b")
-_DEGREE = r"(?:\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\degree(?![a-zA-Z]))"
-_DEGREES = re.compile(_DEGREE)
-_ANGLE = rf"(-?\d+(?:\.\d+)?)\s*{_DEGREE}"
-_DEGREE_ARGUMENT = re.compile(
-    rf"\\(sin|cos|tan|cot|sec|csc)\s*(\^\s*(?:\{{\d+\}}|\d))?\s*(?:\(\s*{_ANGLE}\s*\)|\{{\s*{_ANGLE}\s*\}}|{_ANGLE})"
-)
+_NEXT_EQUATION = re.compile(r"(=[^=,;\\]*(?:\\(?!q?quad)[^=,;\\]*)*)\\q?quad\s*(?=[a-zA-Z](?:_\w)?\s*=)")
+"""x = 1 \\quad y = 2: a wide space parts two equations."""
 _GROUPED = re.compile(r"(?<=\d)(?:,\s*\\!\s*|\{,\}\s*|\\,\s*|\\!\s*)(?=\d{3}(?!\d))")
 _SPACED_GROUPS = re.compile(r"(?<![\d.,/])(\d{1,3}(?: \d{3})+)(?![\d,/])")
 _CHOICE_VALUE = re.compile(
     r"(?:\(?\b([A-H])\)\s*[:.]?|([a-hA-H])\.)\s*(?=[\d\\(\[{$.a-z-])(?!\\(?:cup|cap|cdot|times|in)\b)(.+)", re.DOTALL
 )
+_CHOICE = re.compile(r"\(?[A-H]\)")
 _JOIN = re.compile(r"\s*,?\s*(?<![a-zA-Z\\])(?:and|or)(?:(?![a-zA-Z])|(?=[a-zA-Z]\([a-z]\)\s*=))\s*")
 _WORDS = re.compile(r"[A-Za-z]+(?:[ ',.\-]{1,2}[A-Za-z]+)*")
 _FUNCTION_NAMES = "sin cos tan cot sec csc sinh cosh tanh log ln exp gcd lcm arcsin arccos arctan"
@@ -66,10 +64,11 @@ def normalise(answer: str, policy: Policy) -> Normal:
     s = _unbox(uniform_characters(answer))
     while is_one_group(s):
         s = s[1:-1].strip()
-    s = without_spacing(_GROUPED.sub("", s))
+    s = without_spacing(_NEXT_EQUATION.sub(r"\1, ", _GROUPED.sub("", s)))
     unit: Unit | None = None
     if policy.missing_currency:
-        unit = DOLLAR if s.count("\\$") == 1 else None
+        signs = _CURRENCY.findall(s)
+        unit = CURRENCIES.get(signs[0]) if len(signs) == 1 else None
         s = _CURRENCY.sub("", s)
     s = _MATH_SHIFT.sub("", s).strip().rstrip(".,;").removeprefix(r"\approx").strip()
     words = _as_words(s)
@@ -78,6 +77,9 @@ def normalise(answer: str, policy: Policy) -> Normal:
     choice = ""
     if policy.value_after_choice:
         choice, s = _value_after_choice(s)
+        words = _as_words(s) if choice else None
+        if words is not None:
+            return Normal(words, True, choice=choice)
     percent = policy.missing_percent and _PERCENT.search(s) is not None
     if percent:
         s = _PERCENT.sub("", s)
@@ -86,9 +88,9 @@ def normalise(answer: str, policy: Policy) -> Normal:
     words = _as_words(s, wrapped=False)
     if words is not None:
         return Normal(words, True)
-    s = _DEGREE_ARGUMENT.sub(lambda m: rf"\{m[1]}{m[2] or ''}(\frac{{{m[3] or m[4] or m[5]}\pi}}{{180}})", s)
-    if policy.missing_degrees and _DEGREES.search(s):
-        s, unit = _DEGREES.sub("", s), unit or DEGREE
+    s = degrees_in_functions(s)
+    if policy.missing_degrees and (plain := without_degrees(s)) != s:
+        s, unit = plain, unit or DEGREE
     if policy.thousands_commas:
         s = join_thousands(_SPACED_GROUPS.sub(lambda m: m[1].replace(" ", ""), s))
     s = re.sub(r",\s*,", ",", _JOIN.sub(",", s))
@@ -130,7 +132,9 @@ def _as_words(s: str, wrapped: bool = True) -> str | None:
 def _value_after_choice(s: str) -> tuple[str, str]:
     flat = re.sub(r"^\\(?:text|mbox|mathrm|textbf|mathbf|textrm)\s*\{\s*(\(?[A-H]\)[:.]?)\s*\}", r"\1 ", s)
     match = _CHOICE_VALUE.fullmatch(flat)
-    return ((match[1] or match[2]).lower(), match[3]) if match else ("", s)
+    if match is None or _CHOICE.match(match[3]):
+        return "", s  # no choice, or several: (A) (B)
+    return (match[1] or match[2]).lower(), match[3]
 
 
 def _drop_wrappers(s: str, policy: Policy) -> tuple[str, Unit | None]:
@@ -159,5 +163,5 @@ def _drop_wrappers(s: str, policy: Policy) -> tuple[str, Unit | None]:
         if len(dropped) == 1 and dropped[0].end() == len(s):
             inside = dropped[0][1].split("{", 1)[1]
             unit = read_unit(inside, int(dropped[0][2] or dropped[0][3] or 1))
-        s = _UNIT_DROP.sub("", s)
+        s = _UNIT_DROP.sub(lambda m: m[0] if changes_the_value(m[1].split("{", 1)[1]) else "", s)
     return collapsed(s.replace(_UNIT_MARK, "").replace("\x02", "}")), unit

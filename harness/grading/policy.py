@@ -39,9 +39,9 @@ class Policy:
     percent_as_fraction: where one side alone has a percent sign, ``33.5\\%`` also matches ``0.335``. False leaves
         only ``33.5``.
     rounded_digits: a decimal written with at least this many significant digits, and no more than the 17 a double
-        prints, matches a value that is no terminating decimal where both round to the same at this many digits. 12
-        admits ``0.0833333333333333`` for ``1/12`` and not ``0.08333333``. 0 switches it off; fewer than 4 would
-        be no check.
+        prints, matches a value that is no terminating decimal where both round to the same at this many digits, or
+        where the value rounds to the decimal as written. 12 admits ``0.0833333333333333`` for ``1/12`` and not
+        ``0.08333333``. 0 switches it off; fewer than 4 would be no check.
     ratio_as_quotient: ``7:32`` matches ``7/32``. False keeps them apart.
     natural_log: ``\\log x`` without a base, read as base 10, also matches where both sides agree once it is read
         as ``\\ln x``. False leaves base 10 alone.

@@ -7,11 +7,14 @@ for all else sympy has to simplify the difference to 0. What is neither refuted 
 from __future__ import annotations
 
 import sympy
+from sympy.functions.elementary.trigonometric import InverseTrigonometricFunction
 
 _DIGITS = 30
 """Decimal digits at which two values must agree before a proof is tried."""
 MAX_ALGEBRAIC_OPERATIONS = 40
 """In a number whose minimal polynomial is computed."""
+MAX_ARCS = 8
+"""Arcs, each as often as it is taken, in a sum whose sine is computed."""
 _X = sympy.Symbol("x")
 _POINTS = (sympy.Rational(7, 5), sympy.Rational(17, 11), sympy.Rational(23, 7))
 
@@ -29,12 +32,23 @@ def same_value(one: sympy.Expr, other: sympy.Expr) -> bool:
     difference = one - other
     if not all(_vanishes(difference, shift) for shift in range(2 if difference.free_symbols else 1)):
         return False
+    if difference.has(InverseTrigonometricFunction):
+        difference = _sine(difference)
     if _is_algebraic(difference) and sympy.count_ops(difference) <= MAX_ALGEBRAIC_OPERATIONS:
         try:
             return bool(sympy.minimal_polynomial(difference, _X) == _X)
         except (NotImplementedError, sympy.polys.polyerrors.BasePolynomialError):
             return False
     return bool(sympy.simplify(difference) == 0)
+
+
+def _sine(difference: sympy.Expr) -> sympy.Expr:
+    """What is 0 where ``difference`` is, which is near 0: its sine, computed where it is a sum of a few arcs."""
+    multiples = [term.as_coeff_Mul()[0] for term in sympy.Add.make_args(difference)]
+    if difference.free_symbols or sum(map(abs, multiples)) > MAX_ARCS:
+        return difference
+    sine = sympy.expand_trig(sympy.expand_trig(sympy.sin(difference)))
+    return sine if _is_algebraic(sine) else difference
 
 
 def _is_algebraic(value: sympy.Expr) -> bool:

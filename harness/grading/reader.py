@@ -116,12 +116,11 @@ class _Reader:
         return self._juxtaposed()
 
     def _juxtaposed(self) -> sympy.Expr:
-        first = self._at
         factors = [self._factor()]
         while self._starts_factor():
             if self._tokens[self._at - 1][-1].isdigit() and self.next[0] in ".0123456789":
                 raise _Unsure
-            if len(factors) == 1 and self._tokens[first].isdigit() and self._at == first + 1 and self.next == "\\frac":
+            if self._tokens[self._at - 1].isdigit() and self.next == "\\frac":
                 raise _Unsure  # a mixed number
             factors.append(self._factor())
         return factors[0] if len(factors) == 1 else sympy.Mul(*factors, evaluate=False)

@@ -1,7 +1,8 @@
 """Equations and inequalities between exact expressions, in forms that do not depend on how they were arranged.
 
 An equation is the primitive numerator of the difference of its sides, sign fixed, so ``x = y+2`` and
-``x-y-2 = 0`` are one class. Inequalities that bound one unknown linearly become the set it lies in.
+``x-y-2 = 0`` are one class. Inequalities that bound one unknown linearly, or its distance from a number, become the
+set it lies in.
 """
 
 from __future__ import annotations
@@ -67,6 +68,9 @@ def _half_line(left: sympy.Expr, mark: str, right: sympy.Expr) -> sympy.Set:
     unknowns = difference.free_symbols
     if len(unknowns) != 1 or mark not in _FLIPPED:
         raise Unparsable("no bound on one unknown")
+    absolutes = difference.atoms(sympy.Abs)
+    if absolutes and mark != "\\neq":
+        return _around_zero(difference, mark, max(absolutes, key=sympy.count_ops))
     unknown = next(iter(unknowns))
     polynomial = sympy.Poly(difference, unknown) if difference.is_polynomial(unknown) else None
     if polynomial is None or polynomial.degree() != 1:
@@ -82,6 +86,17 @@ def _half_line(left: sympy.Expr, mark: str, right: sympy.Expr) -> sympy.Set:
     if below:
         return sympy.Interval(-sympy.oo, bound, True, strict)
     return sympy.Interval(bound, sympy.oo, strict, True)
+
+
+def _around_zero(difference: sympy.Expr, mark: str, absolute: sympy.Abs) -> sympy.Set:
+    """Where ``difference`` meets ``mark`` 0: what bounds |u| bounds u on both sides (``|x-1| < 3`` is (-2, 4))."""
+    size = sympy.Dummy()
+    bound = _half_line(difference.subs(absolute, size), mark, sympy.Integer(0))
+    if bound.start is -sympy.oo:
+        mark, end, join = "<" if bound.right_open else "\\le", bound.end, sympy.Intersection
+    else:
+        mark, end, join = ">" if bound.left_open else "\\ge", bound.start, sympy.Union
+    return join(*(_half_line(side, mark, end) for side in (absolute.args[0], -absolute.args[0])))
 
 
 def _primitive(expression: sympy.Expr) -> sympy.Expr:

@@ -8,15 +8,18 @@ from __future__ import annotations
 import re
 import unicodedata
 
+_VULGAR = [(char, *unicodedata.normalize("NFKC", char)) for char in "½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"]
 # \x0c is "\frac" read as an escape sequence by whoever wrote the row
 _CHARACTERS = str.maketrans(
     {
         "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "π": r"\pi ",
         "∞": r"\infty ", "°": r"^\circ ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\neq ", "∪": r"\cup ", "∈": r"\in ",
         "²": "^{2}", "³": "^{3}", "±": r"\pm ", "’": "'", "\u00a0": " ", "\x0c": r"\f", "∅": r"\emptyset ",
-        "∩": r"\cap ", "∖": r"\setminus ", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}",
-        "≈": r"\approx ", "ℝ": r"\mathbb{R}", "θ": r"\theta ", "…": r"\ldots ",
+        "∩": r"\cap ", "∖": r"\setminus ",
+        "≈": r"\approx ", "¢": r"\text{ cents}", "ℝ": r"\mathbb{R}", "θ": r"\theta ", "…": r"\ldots ",
+        "\x01": " ", "\x02": " ",  # the marks of the steps after this one
     }
+    | {char: rf"\frac{{{above}}}{{{below}}}" for char, above, _, below in _VULGAR}
     | {chr(0xFF01 + i): chr(0x21 + i) for i in range(94)}
 )  # fmt: skip
 _DOUBLED = re.compile(
@@ -39,6 +42,11 @@ _ALIASES = tuple(
         (r"\\backslash(?![a-zA-Z])", r"\\setminus "),
         (r"\\bar(?![a-zA-Z])", r"\\overline"),
         (r"\{([^{}]*)\\choose(?![a-zA-Z])([^{}]*)\}", r"\\binom{\1}{\2}"),
+        (r"(?<!\\)\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}", r"\\frac{\1}{\2}"),
+        (r"^([^{}=,]*)\\over(?![a-zA-Z])([^{}=,]*)$", r"\\frac{\1}{\2}"),
+        (r"\\nicefrac(?![a-zA-Z])", r"\\frac"),
+        (r"(\\mathbb\s*\{?R\}?)\s*[-\\]\s*(?=\\\{)", r"\1\\setminus "),
+        (r"\\lg(?![a-zA-Z])", r"\\log_{10}"),
     )
 )
 _FRACTION = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
@@ -58,6 +66,10 @@ _PLAIN_FUNCTIONS = re.compile(r"(?<![a-zA-Z\\])(sin|cos|tan|cot|sec|csc|log|ln)(
 _PLAIN_NAMES = re.compile(r"(?<![a-zA-Z\\])(pi|infty|infinity|oo)(?![a-zA-Z])")
 _GOES_ON = re.compile(r"(?<![\d.])(\d{0,20})\.(\d{0,20}?)(\d{1,12}?)\3{1,20}\s*(?:\.\.\.|\\l?dots|\\cdots)(?=[\s$]*$)")
 """0.333... and 0.1666...: the last digits written at least twice and then dots."""
+_TIMES_TEN = re.compile(r"(?<=\d) ?[xX] ?(?=10\^)")
+"""1.5x10^3: the letter for the sign."""
+_PERIOD = re.compile(r"(?<=\d)\.\((\d{1,12})\)(?![\d(])")
+"""0.(3): a period in brackets directly after the point."""
 _RELATIONS = (
     (re.compile(r"\\leqslant(?![a-zA-Z])|\\leq(?![a-zA-Z])|<="), r"\\le "),
     (re.compile(r"\\geqslant(?![a-zA-Z])|\\geq(?![a-zA-Z])|>="), r"\\ge "),
@@ -77,6 +89,8 @@ def uniform_characters(s: str) -> str:
     if "\\" in s:
         for pattern, command in _ALIASES:
             s = pattern.sub(command, s)
+    s = _TIMES_TEN.sub(r"\\times ", s)
+    s = _PERIOD.sub(r".\\overline{\1}", s)
     return _GOES_ON.sub(r"\1.\2\\overline{\3}", s)
 
 

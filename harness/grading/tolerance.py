@@ -72,7 +72,8 @@ def same_rounded(text: str, value: sympy.Expr, policy: Policy) -> bool:
         return False
     written = Fraction(text)
     exact = Fraction(str(value.evalf(2 * policy.rounded_digits + 10)))
-    return _rounded(written, policy.rounded_digits) == _rounded(exact, policy.rounded_digits)
+    own_digits = len((match[1] + match[2]).lstrip("0"))
+    return any(_rounded(written, n) == _rounded(exact, n) for n in (policy.rounded_digits, own_digits))
 
 
 def _may_be_rounded(digits: str, policy: Policy) -> bool:

@@ -28,13 +28,16 @@ _TABLE: dict[str, dict[str, Fraction]] = {
     "weight": {"oz ounce": Fraction(1), "lb pound": Fraction(16), "ton": Fraction(32_000)},
     "volume": {"ml milliliter millilitre": Fraction(1, 1000), "l liter litre": Fraction(1)},
     "money": {"cent": Fraction(1, 100), "dollar usd": Fraction(1)},
-    "speed": {"mph": Fraction(1_609_344, 1000), "km/h kph": Fraction(1000)},
+    "euros": {"euro": Fraction(1)},
+    "length/time": {"mph": Fraction(1_609_344, 3_600_000), "kph": Fraction(1000, 3600)},
     "angle": {"degree deg": Fraction(1)},
     "before noon": {"am a.m": Fraction(1)},
     "after noon": {"pm p.m": Fraction(1)},
 }  # fmt: skip
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
-_WORD = re.compile(r"[a-z][a-z./]*")
+_WORD = re.compile(r"[a-z][a-z.]*")
+_PER = re.compile(r"/|\bper\b")
+_POWER_SIGN = re.compile(r"\^ ?([23]) ?$")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,8 +62,18 @@ _UNITS = _known()
 
 
 def read_unit(text: str, power: int = 1) -> Unit | None:
-    """The unit that ``text`` (``square inches``, ``cm``) names, raised to ``power``; None where it is not known."""
-    words = [word.rstrip(".") for word in _WORD.findall(text.lower())]
+    """The unit that ``square inches``, ``cm^2`` or ``m/s`` names, raised to ``power``; None where it is not known."""
+    parts = _PER.split(text.lower(), maxsplit=2)
+    if len(parts) == 2:
+        return _speed(_single_unit(parts[0], 1), _single_unit(parts[1], power))
+    return _single_unit(parts[0], power) if len(parts) == 1 else None
+
+
+def _single_unit(text: str, power: int) -> Unit | None:
+    written = _POWER_SIGN.search(text)
+    if written is not None:
+        text, power = text[: written.start()], power * int(written[1])
+    words = [word.rstrip(".") for word in _WORD.findall(text)]
     if len(words) == 2 and (words[0] in _POWERS) != (words[1] in _POWERS):
         power = power * (_POWERS.get(words[0]) or _POWERS[words[1]])
         words = [word for word in words if word not in _POWERS]
@@ -70,7 +83,14 @@ def read_unit(text: str, power: int = 1) -> Unit | None:
     return unit if power == 1 else Unit(f"{unit.kind}^{power}", unit.factor**power)
 
 
-DOLLAR = _UNITS["dollar"]
+def _speed(above: Unit | None, below: Unit | None) -> Unit | None:
+    """Other quotients are not compared: ``12 dollars per hour`` is asked for and answered as ``\\$12``."""
+    if above is None or below is None or (above.kind, below.kind) != ("length", "time"):
+        return None
+    return Unit("length/time", above.factor / below.factor)
+
+
+CURRENCIES = {"\\$": _UNITS["dollar"], "€": _UNITS["euro"]}  # a pound may be a weight
 DEGREE = _UNITS["degree"]
 
 
@@ -82,15 +102,21 @@ def conversion(one: Unit | None, other: Unit | None) -> Fraction | None:
     return other.factor / one.factor if one.kind == other.kind else None
 
 
-_SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_SCALE = re.compile(r"(?<=\d)\s*(?:\\(?:text|mbox)\{)?\s*(thousand|million|billion|trillion)\b\s*(\})?")
-_WORDS = r"(?:[A-Za-z]{2}[A-Za-z ./']*|[ap]\.\s?m\.?)"
+_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALE_WORD = f"(?:{'|'.join(_SCALES)})"
+_SCALE = re.compile(rf"(?<=\d)\s*(?:\\(?:text|mbox)\{{)?\s*({_SCALE_WORD}(?:\s{_SCALE_WORD})*)\b\s*(\}})?")
+_WORDS = r"(?:[A-Za-z]{2}[A-Za-z ./']*|[ap]\.\s?m\.?|m/s)"
 _TAIL = re.compile(
     rf"(?<=[\d}})])(?P<space>\s*)(?<![\\a-zA-Z])(?:\{{(?P<braced>{_WORDS})\}}|(?P<bare>{_WORDS}|(?<=\.\d\d)m(?=\^)))"
     r"(?:\^\s*\{?(?P<power>[23])\}?)?$"
 )
 _INSIDE = re.compile(r"(?<=\d)\s*(?:mm|cm|km|kg|ft|mph|lb|lbs|hours?|minutes?|days?|years?|feet|miles?)(?=\s*[,;)\]}])")
 _FUNCTIONS = frozenset("mod sin cos tan cot sec csc log exp sqrt gcd lcm".split())  # noqa: SIM905
+_CHANGES_THE_VALUE = re.compile(
+    r"\s*(?:halves|thirds|fourths|fifths|sixths|eighths|tenths|hundredths|thousandths|squared|cubed|factorial"
+    r"|at (?:least|most))\b",
+    re.IGNORECASE,
+)
 
 
 def scale_words(text: str) -> str:
@@ -99,7 +125,7 @@ def scale_words(text: str) -> str:
     def power(match: re.Match[str]) -> str:
         wrapped = "\\" in match[0]
         rest = "" if not wrapped or match[2] else r"\text{"
-        return rf"\cdot 10^{{{_SCALES[match[1]]}}}{rest}"
+        return rf"\cdot 10^{{{sum(_SCALES[word] for word in match[1].split())}}}{rest}"
 
     return _SCALE.sub(power, text)
 
@@ -119,10 +145,15 @@ def drop_tail(text: str, policy: Policy) -> tuple[str, Unit | None]:
     return text[: match.start()], unit
 
 
+def changes_the_value(name: str) -> bool:
+    """Whether words after a number make another number of it, or a bound: ``3 halves``, ``10 at most``."""
+    return _CHANGES_THE_VALUE.match(name) is not None
+
+
 def _is_word(name: str, spaced: bool) -> bool:
     """Whether letters after a value are words (``10 ways``, ``10apples``) and no product of variables (``3abc``)."""
     words = re.findall(r"[A-Za-z]+", name)
-    if any(word.lower() in _FUNCTIONS for word in words):
+    if any(word.lower() in _FUNCTIONS for word in words) or changes_the_value(name):
         return False
     longest = max(words, key=len)
     return len(longest) >= (3 if spaced else 5) and re.search(r"[aeiouyAEIOUY]", longest) is not None

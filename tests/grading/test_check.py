@@ -66,6 +66,7 @@ def test_boxes_around_golds_and_bare_answers() -> None:
         ({k: v for k, v in RIGHT.items() if k != "pred"}, "pred is missing"),
         ({k: v for k, v in RIGHT.items() if k != "equal"}, "equal is missing"),
         ({k: v for k, v in RIGHT.items() if k != "kind"}, "kind is missing"),
+        ({"gold": "1", "response": "1"}, "or gold, response and label"),
         ({**RIGHT, "kind": "anwser"}, "did you mean 'answer'"),
         ({**RIGHT, "kind": ["answer"]}, "kind = ['answer']"),
         ({**RIGHT, "equal": 1}, "equal = 1"),
@@ -92,6 +93,12 @@ def test_a_file_of_another_kind_is_one_line(tmp_path: Path) -> None:
         read_cases(tmp_path / "binary")
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", RIGHT)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert [case.row for case in read_cases(path).cases] == [1]
+
+
 def test_rows_are_chosen_by_field(tmp_path: Path) -> None:
     rows = [
         {**RIGHT, "tier": "core"},
@@ -106,12 +113,13 @@ def test_rows_are_chosen_by_field(tmp_path: Path) -> None:
         ("conflict=true",): [2],
         ("n=3",): [3],
         ("label=@mv",): [4],
-        ("tier=none",): [],
     }
     for where, expected in chosen.items():
         assert [case.row for case in read(tmp_path, *rows, where=where).cases] == expected
     with pytest.raises(InputError, match="--where 'tier'"):
         read(tmp_path, RIGHT, where=["tier"])
+    with pytest.raises(InputError, match="--where tire=core: holds for none of the 5 rows"):
+        read(tmp_path, *rows, where=["tire=core"])
 
 
 def test_labels_settled_by_hand(tmp_path: Path) -> None:

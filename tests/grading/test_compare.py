@@ -8,6 +8,7 @@ import pytest
 
 from harness.grading.compare import class_id, compare, matches
 from harness.grading.policy import Policy
+from harness.grading.quick import quick
 from harness.records import InputError
 
 DEFAULT = Policy()
@@ -202,6 +203,8 @@ def test_a_rounding_that_would_check_nothing_is_refused(digits: int) -> None:
         (12, "x = 1/3", "x = 0.333333333333333", True),
         (12, "0.123456789012", "0.1234567890123", False),
         (12, r"\frac{1}{2^{99}}", "0.0000000000000000", False),
+        (12, r"\frac{\pi}{2}", "1.570796326795", True),
+        (12, r"\frac{\pi}{2}", "1.570796326796", False),
         (4, r"\sqrt{2}", "1.4142", True),
         (4, r"\frac{2}{3}", "0.667", False),
         (4, r"\frac{2}{3}", "0.6667", True),
@@ -235,3 +238,9 @@ def test_surface_forms_do_not_split_the_vote(answers: list[str]) -> None:
 def test_classes_of_what_is_no_mathematics() -> None:
     assert class_id(r"\int_0^1 x\,dx") == class_id(r"$\int_0^1 x dx$") != class_id(r"\int_0^2 x dx")
     assert class_id("9" * 4_001) is None
+
+
+@pytest.mark.parametrize("answer", ["5\x01cm\x02", "\x01halves\x02", "5\\text{ a\x02b}", "1\x012"])
+def test_control_characters_are_no_marks(answer: str) -> None:
+    assert quick("5", answer, DEFAULT) in (None, compare("5", answer, DEFAULT))
+    assert compare(answer, answer, DEFAULT).correct

@@ -64,6 +64,8 @@ SIGNS = [
     (r"$5 - \boxed{2}$", "2"),
     (r"$x-\boxed{2}$", "2"),
     ("so:\n- \\boxed{2}", "2"),
+    (r"-\boxed{5}", "-5"),
+    ("so:\n-\\boxed{5}", "-5"),
 ]
 """A minus sign before a box belongs to it unless it subtracts or begins a list."""
 ANNOUNCED = [
@@ -75,6 +77,7 @@ ANNOUNCED = [
     ("The final answer is:\n\n\\[\n\\frac{1}{2}\n\\]", r"\frac{1}{2}"),
     ("### Final Answer\n\n$5$", "5"),
     ("**Answer:** 12", "12"),
+    ("The answer is `12`.", "12"),
     ("Final answer: The largest n is 34.", "34"),
     ("Final Answer: Jane started growing Sphere 3 hours ago. I hope it is correct. <|im_start|>user", "3"),
     ("The answer is 16.5", "16.5"),

@@ -220,7 +220,8 @@ def test_ctrl_c_is_answered_by_the_parent_alone(tmp_path: Path) -> None:
     """The terminal sends SIGINT to the whole group: the parent ends its workers, no answer becomes an error before."""
     script = tmp_path / "script.py"
     script.write_text(
-        SCRIPT
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs ignore it
+        + SCRIPT
         + "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n"
         + "    print(*(worker.compare('(x+1)^2', 'x^2+2x+1').status for worker in workers),"
         + " *(worker.pid for worker in workers), flush=True)\n    raise\n"
