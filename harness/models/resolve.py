@@ -15,10 +15,17 @@ import torch
 
 from harness.models.checkpoints import formats, native
 from harness.models.checkpoints.source import weight_files
-from harness.models.checkpoints.tokenizer import TEMPLATE, chat_template, load_codec, load_hub_codec
+from harness.models.checkpoints.tokenizer import (
+    TEMPLATE,
+    chat_template,
+    load_codec,
+    load_hub_codec,
+    save_special_tokens,
+)
 from harness.models.config import DecoderConfig
 from harness.models.decoder import Decoder
 from harness.models.shapes import SHAPES
+from harness.models.template import template_sha256
 from harness.models.text import Codec
 from harness.records import InputError, nearest
 from harness.tasks.builtin.tokenizer import PATH as TOKENIZER
@@ -65,11 +72,12 @@ def load_model(name: str, dtype: torch.dtype, device: torch.device, seed: int = 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What a manifest says of a model, known without its weights in memory."""
+    """What a manifest says of a model, known without its weights in memory; ``chat_template`` is its sha256."""
 
     name: str
     sha256: str
     random: bool
+    chat_template: str | None = None
 
 
 def fingerprint(name: str, seed: int = 0) -> Fingerprint:
@@ -78,9 +86,9 @@ def fingerprint(name: str, seed: int = 0) -> Fingerprint:
         _shape(name)
         return Fingerprint(name, _random_sha256(name, seed), True)
     if (file := _gguf(name)) is not None:
-        return Fingerprint(_label(file, name), native.sha256(file), False)
+        return Fingerprint(_label(file, name), native.sha256(file), False, _template_sha256(name))
     folder = _folder(name)
-    return Fingerprint(_label(folder, name), _sha256(_weights(folder)), False)
+    return Fingerprint(_label(folder, name), _sha256(_weights(folder)), False, _template_sha256(name))
 
 
 def describe(name: str) -> tuple[str, DecoderConfig]:
@@ -111,6 +119,7 @@ def convert(name: str, target: Path, dtype: torch.dtype) -> LoadedModel:
     model.codec.tokenizer.save(str(target / native.TOKENIZER))
     if (template := _chat_template(name)) is not None:
         (target / TEMPLATE).write_text(template, encoding="utf-8")
+        save_special_tokens(model.codec, target)
     return model
 
 
@@ -120,6 +129,10 @@ def _chat_template(name: str) -> str | None:
 
         return gguf.chat_template(file)
     return chat_template(_folder(name))
+
+
+def _template_sha256(name: str) -> str | None:
+    return None if (template := _chat_template(name)) is None else template_sha256(template)
 
 
 def known_models() -> list[str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from harness.models.config import DecoderConfig, MambaConfig
 from harness.models.resolve import load_codec
-from harness.models.text import Codec, byte_of_character
+from harness.models.text import Codec, bos_of, byte_of_character, turn
 from harness.records import InputError
 
 SPECIAL = ["<|start|>", "<|bos|>", "<|end|>"]
@@ -94,6 +94,32 @@ def test_chat_template_wraps_the_prompt(tokenizer):
     assert (expected[0], expected[-2:]) == (1, [2, 0])
 
 
+def test_beside_a_template_a_plain_text_gets_what_the_tokenizer_puts_in_front(tokenizer):
+    ids = tokenizer.encode("digits").ids
+    assert Codec(tokenizer, 400, (2,), 1, "x").encode_plain("digits") == ids
+    own = Tokenizer.from_str(tokenizer.to_str())
+    own.post_processor = processors.TemplateProcessing("<|bos|> $A", None, [("<|bos|>", 1)])
+    assert Codec(own, 400, (2,), 1, "x").encode_plain("digits") == [1, *ids]
+    assert bos_of(own, "here") == 1 and bos_of(tokenizer, "here") is None
+    own.post_processor = processors.TemplateProcessing("$A <|end|>", None, [("<|end|>", 2)])
+    with pytest.raises(InputError, match=r"here: turns \[\d+\] into \[\d+, 2\]; only one token in front"):
+        bos_of(own, "here")
+
+
+def test_names_of_special_tokens_go_to_the_template(tokenizer):
+    template = "{{ bos_token }}|{{ eos_token }}|{{ unk_token }}"
+    assert Codec(tokenizer, 400, (2,), None, template).encode_prompt("a") == tokenizer.encode("|<|end|>|").ids
+    named = Codec(tokenizer, 400, (2,), 1, template, special={"unk_token": "<|start|>"})
+    assert named.encode_prompt("a") == tokenizer.encode("||<|start|>").ids
+
+
+def test_a_chat_without_a_template_or_without_text_is_refused(tokenizer):
+    with pytest.raises(InputError, match=r"here: no chat template beside it"):
+        Codec(tokenizer, 400, (2,), where="here").encode_chat([turn("user", "a")])
+    with pytest.raises(InputError, match=r"here: chat template: renders to nothing"):
+        Codec(tokenizer, 400, (2,), None, "{# nothing #}", "here").encode_chat([turn("user", "a")])
+
+
 def test_a_template_that_does_not_parse_is_refused_when_loaded(tokenizer):
     with pytest.raises(InputError, match=r"here\.json: chat template: .*mend"):
         Codec(tokenizer, 400, (2,), 1, "{% for m in messages %}", where="here.json")
@@ -111,7 +137,7 @@ def test_a_template_that_fails_says_why(tokenizer, template, message):
     codec = Codec(tokenizer, 400, (2,), 1, template)
     with pytest.raises(InputError, match=message) as caught:
         codec.encode_prompt("a")
-    assert str(caught.value).startswith("chat template: ")
+    assert str(caught.value).startswith("tokenizer: chat template: ")
 
 
 def test_only_byte_level_tokenizers_pass(tokenizer):

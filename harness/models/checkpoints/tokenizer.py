@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
 from harness.models.checkpoints.fields import Fields
 from harness.models.config import DecoderConfig
-from harness.models.text import Codec
+from harness.models.text import Codec, bos_of
 from harness.records import InputError
 
 TOKENIZER, TOKENIZER_CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+_SPECIAL_TOKENS_MAP = "special_tokens_map.json"
+_SPECIAL = tuple(f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 
 
 def load_codec(path: Path, config: DecoderConfig) -> Codec:
     """The tokenizer of a model in our layout, checked against its vocabulary; a chat template may lie beside it."""
-    return Codec(_read(path), config.vocab_size, config.eos, config.bos, chat_template(path.parent), where=str(path))
+    template = chat_template(path.parent)
+    special = None if template is None else _special_tokens(path.parent)
+    return Codec(_read(path), config.vocab_size, config.eos, config.bos, template, str(path), special)
 
 
 def load_hub_codec(folder: Path, config: DecoderConfig) -> Codec:
     """The same of a foreign folder, with its chat template if it has one.
 
-    Without a template, bos goes before a prompt only where the tokenizer itself puts it there.
+    Without a template, bos goes before a prompt only where the tokenizer itself puts it there. A tokenizer that lacks
+    the model's eos, or knows less than half of its vocabulary (padding adds a few rows), is another model's.
     """
     path = folder / TOKENIZER
     tokenizer, template = _read(path), chat_template(folder)
@@ -31,8 +39,53 @@ def load_hub_codec(folder: Path, config: DecoderConfig) -> Codec:
             f"{folder}: no end of text; eos_token_id must be in config.json or generation_config.json,"
             f" or eos_token in {TOKENIZER_CONFIG}"
         )
-    bos = config.bos if template is not None or tokenizer.encode("a").ids[:1] == [config.bos] else None
-    return Codec(tokenizer, config.vocab_size, config.eos, bos, template, where=str(path))
+    special = _special_tokens(folder)
+    _check_own(tokenizer, config, special or {}, str(path))
+    bos = config.bos if template is not None else bos_of(tokenizer, str(path))
+    return Codec(tokenizer, config.vocab_size, config.eos, bos, template, str(path), special)
+
+
+def save_special_tokens(codec: Codec, folder: Path) -> None:
+    """Beside a model in our layout: the special tokens that its chat template knows by name."""
+    text = json.dumps(codec.special, indent=1, ensure_ascii=False)
+    (folder / TOKENIZER_CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def _check_own(tokenizer: Tokenizer, config: DecoderConfig, special: Mapping[str, str], where: str) -> None:
+    size = tokenizer.get_vocab_size(with_added_tokens=True)
+    if size < config.vocab_size / 2:
+        raise InputError(
+            f"{where}: {size} tokens, the model's vocabulary has {config.vocab_size}; take the model's own"
+        )
+    if unknown := [i for i in config.eos if tokenizer.id_to_token(i) is None]:
+        raise InputError(f"{where}: has no token {unknown[0]}, which is the model's eos; take the model's own")
+    for name in ("bos_token", "eos_token"):
+        if name in special and tokenizer.token_to_id(special[name]) is None:
+            raise InputError(f"{where}: has no token {special[name]!r}, which is {name}; take the model's own")
+
+
+def _special_tokens(folder: Path) -> dict[str, str] | None:
+    """Texts of the special tokens by name, as transformers reads them; None where no file says any.
+
+    special_tokens_map.json goes before tokenizer_config.json, unless that one lists its added tokens: it is newer then.
+    """
+    fields: dict[str, Any] = {}
+    path, older = folder / TOKENIZER_CONFIG, folder / _SPECIAL_TOKENS_MAP
+    if path.is_file():
+        fields |= Fields.read(path).data
+    if older.is_file() and "added_tokens_decoder" not in fields:
+        fields |= Fields.read(older).data
+    if not any(name in fields for name in _SPECIAL):
+        return None
+    special = {}
+    for name in _SPECIAL:
+        value = fields.get(name)
+        text = value.get("content") if isinstance(value, dict) else value
+        if text is not None and not isinstance(text, str):
+            raise InputError(f"{path}: {name} = {value!r}; expected a token's text")
+        if text is not None:
+            special[name] = text
+    return special
 
 
 def _read(path: Path) -> Tokenizer:
@@ -57,7 +110,9 @@ def chat_template(folder: Path) -> str | None:
     found = Fields.read(path).data.get("chat_template")
     if isinstance(found, list):
         named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
-        found = named.get("default")
+        if "default" not in named:
+            raise InputError(f"{path}: chat_template has no 'default' among {sorted(map(str, named))}; name one so")
+        found = named["default"]
     if found is not None and not isinstance(found, str):
         raise InputError(f"{path}: chat_template is {type(found).__name__}; expected text")
     return found
