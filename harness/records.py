@@ -69,7 +69,8 @@ class Budget:
     ``seconds`` may be several values: the largest is sampled, each gets a row in the table.
     ``batch`` is a number of slots, ``"max"`` (what memory holds) or ``"calibrated"``.
     ``clock`` is ``"problem"`` (the device to itself for ``seconds``) or ``"task"`` (all problems share it).
-    ``top_k`` 0 and ``top_p`` 1.0 switch those filters off.
+    ``top_k`` 0 and ``top_p`` 1.0 switch those filters off. ``reward_on_clock``: the curves that need a reward model
+    pay for its seconds (``harness.scoring.best_of``); nothing else changes, and nothing at all where none is scored.
     """
 
     seconds: tuple[float, ...]
@@ -101,7 +102,6 @@ class Budget:
         check(0 <= self.seed < 2**64, "seed", "must fit 64 bits, unsigned")
         check(self.limit is None or self.limit > 0, "limit", "must be at least 1, or left out for all problems")
         check(isinstance(self.batch, str) or self.batch > 0, "batch", "must be at least 1, or max, or calibrated")
-        check(not self.reward_on_clock, "reward_on_clock", "there is no reward model to put on the clock; leave it out")
         check(all(self.stop), "stop", "an empty stop string would stop at once; leave it out")
 
     @property
@@ -115,7 +115,7 @@ class Trajectory:
 
     ``t_finish`` is when the host could see the last token; ``new_tokens`` includes EOS; ``late`` marks
     one that finished after the deadline of a drained run; ``logprob`` is the sum of the log
-    probabilities of its tokens under the model at temperature 1.
+    probabilities of its tokens under the model at temperature 1, None from an engine that does not say them.
     """
 
     model: str
@@ -131,7 +131,7 @@ class Trajectory:
     finish: Finish
     late: bool
     text: str
-    logprob: float
+    logprob: float | None
 
     @property
     def key(self) -> tuple[str, str, int, str, int]:
@@ -151,6 +151,29 @@ class Verdict:
     class_id: str | None
     status: Status
     correct: bool
+
+    @property
+    def key(self) -> tuple[str, str, int, str, int]:
+        return (self.model, self.task, self.batch, self.problem_id, self.sample)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reward:
+    """What a reward model says of one trajectory (same key); higher is better.
+
+    ``score`` is None where the ``tokens`` it had to read were more than it can. ``steps`` are the scores of a process
+    reward model's steps. ``seconds`` is the sample's share, by tokens, of what its batch took.
+    """
+
+    model: str
+    task: str
+    batch: int
+    problem_id: str
+    sample: int
+    score: float | None
+    steps: tuple[float, ...]
+    tokens: int
+    seconds: float
 
     @property
     def key(self) -> tuple[str, str, int, str, int]:

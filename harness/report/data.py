@@ -10,9 +10,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.records import Budget, InputError, Problem, Trajectory, Verdict, nearest
+from harness.records import Budget, InputError, Problem, Reward, Trajectory, Verdict, nearest
 
 ModelLog = tuple[Sequence[Trajectory], Sequence[Verdict]]
+
+
+@dataclass(frozen=True)
+class RewardData:
+    """What a reward model gave: ``label`` names it in tables and captions, ``by_model``: name -> its samples' rewards.
+
+    Whether its seconds are on the clock is the budget's ``reward_on_clock``.
+    """
+
+    label: str
+    sha256: str
+    by_model: Mapping[str, Sequence[Reward]]
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,7 @@ class RunData:
     R = 3 on intervals are nested in them. Counts and speeds are those of ``models``.
     ``manifest`` keys that are printed, each optional: ``device``, ``date``, ``commit`` (text), ``resumes``
     (a number; above 0 no headline is made), ``replayed`` (true: labelled so).
+    ``rewards``: of every finished sample, or None; not looked at where no accuracy is allowed.
     """
 
     task: str
@@ -41,6 +54,7 @@ class RunData:
     accuracy_allowed: bool
     n_started: Mapping[str, Mapping[str, int]] | None = None
     repeats: tuple[Mapping[str, ModelLog], ...] = ()
+    rewards: RewardData | None = None
 
     def __post_init__(self) -> None:
         if not self.problems:

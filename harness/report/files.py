@@ -27,6 +27,8 @@ CURVE_COLUMNS = (
 AT_K_COLUMNS = (
     "model", "k", "kind", "pass_at_k", "pass_lo", "pass_hi", "majority_at_k", "majority_lo", "majority_hi", "guess",
 )  # fmt: skip
+CURVE_REWARD_COLUMNS = ("naive", "naive_lo", "naive_hi", "weighted", "weighted_lo", "weighted_hi", "rewarded")
+AT_K_REWARD_COLUMNS = ("naive_at_k", "naive_lo", "naive_hi", "weighted_at_k", "weighted_lo", "weighted_hi")
 NOTES = (
     "One log gives every budget only at a fixed batch and for policies that do not look at the deadline.",
     "Mean length, majority and speed by second t see finished chains only, which are short ones where "
@@ -36,7 +38,11 @@ NOTES = (
 
 
 def write_curves(numbers: Numbers, path: Path) -> None:
-    """One row a model and second; ``samples``, ``tokens`` and ``unscored`` count samples finished by ``clock_s``."""
+    """One row a model and second; ``samples``, ``tokens`` and ``unscored`` count samples finished by ``clock_s``.
+
+    With a reward model ``CURVE_REWARD_COLUMNS`` stand behind; ``rewarded``: samples it can choose from by then.
+    """
+    wanted = CURVE_COLUMNS + (CURVE_REWARD_COLUMNS if numbers.selections else ())
     frames = []
     for name, model in numbers.models.items():
         columns: dict[str, Any] = {
@@ -48,7 +54,12 @@ def write_curves(numbers: Numbers, path: Path) -> None:
                 curve = getattr(model.accuracy, metric)
                 columns |= {metric: curve.value, f"{metric}_lo": curve.low, f"{metric}_hi": curve.high}
             columns["unscored"] = model.accuracy.unscored.astype(int)
-        frames.append(pd.DataFrame(columns).reindex(columns=CURVE_COLUMNS))
+        if (chosen := numbers.selections.get(name)) is not None:
+            for metric in ("naive", "weighted"):
+                curve = getattr(chosen, metric)
+                columns |= {metric: curve.value, f"{metric}_lo": curve.low, f"{metric}_hi": curve.high}
+            columns["rewarded"] = chosen.counted.astype(int)
+        frames.append(pd.DataFrame(columns).reindex(columns=wanted))
     pd.concat(frames).to_csv(path, index=False, float_format="%.6g")
 
 
@@ -61,10 +72,14 @@ def write_at_k(numbers: Numbers, path: Path) -> None:
             continue
         passed, voted = at_k.pass_at_k, at_k.majority_at_k
         kind = "point" if at_k.is_point else "bounds"
+        chosen = numbers.selections.get(name)
+        rewarded = [c for c in (chosen.naive_at_k, chosen.weighted_at_k) if c is not None] if chosen else []
         for i, k in enumerate(at_k.ks):
             cells = [c[i] for curve in (passed, voted) for c in (curve.value, curve.low, curve.high)]
-            rows.append([name, k, kind, *cells, at_k.guess[i]])
-    pd.DataFrame(rows, columns=list(AT_K_COLUMNS)).to_csv(path, index=False, float_format="%.6g")
+            more = [c[i] for curve in rewarded for c in (curve.value, curve.low, curve.high)]
+            rows.append([name, k, kind, *cells, at_k.guess[i], *more])
+    wanted = AT_K_COLUMNS + (AT_K_REWARD_COLUMNS if numbers.selections else ())
+    pd.DataFrame(rows, columns=list(wanted)).to_csv(path, index=False, float_format="%.6g")
 
 
 def write_json(numbers: Numbers, path: Path) -> None:
@@ -91,6 +106,13 @@ def write_json(numbers: Numbers, path: Path) -> None:
         },
         "decomposition_difference": {name: parts[name].minus(parts[run.teacher]) for name in run.students if parts},
     }
+    if numbers.selections and run.rewards is not None:
+        content["reward"] = {
+            "label": run.rewards.label,
+            "sha256": run.rewards.sha256,
+            "clock": "same" if run.budget.reward_on_clock else "apart",
+            "models": numbers.selections,
+        }
     path.write_text(json.dumps(as_plain(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
@@ -117,6 +139,10 @@ def budget_rows(numbers: Numbers, second: float) -> list[dict[str, Any]]:
                 row |= {metric: curve.value[at], f"{metric}_lo": curve.low[at], f"{metric}_hi": curve.high[at]}
             row["guess"] = model.accuracy.guess[at]
             row["unscored_share"] = model.accuracy.unscored[at] / max(model.samples[at], 1)
+        if (chosen := numbers.selections.get(name)) is not None:
+            for metric in ("naive", "weighted"):
+                curve = getattr(chosen, metric)
+                row |= {metric: curve.value[at], f"{metric}_lo": curve.low[at], f"{metric}_hi": curve.high[at]}
         for metric, comparison in numbers.comparisons.get(name, {}).items():
             row[f"speedup_{metric}"] = speedup_at(comparison, second)
             row[f"proven_{metric}"] = proven_at(comparison, second)

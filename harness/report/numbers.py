@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.report.data import ModelLog, RunData
-from harness.scoring import clock, cost, guess, samples
+from harness.scoring import best_of, clock, cost, guess, samples
 from harness.scoring.crossover import EPSILON, Comparison, compare, time_to
 from harness.scoring.groups import Group, accuracy_by
 from harness.scoring.intervals import Resampler, mean_over_problems, pointwise
@@ -89,14 +89,37 @@ class ModelNumbers:
 
 
 @dataclass(frozen=True, eq=False)
+class Selection:
+    """Best-of-N by a reward model beside the vote, on the report's grid and, as in ``AtK``, on ``ks``.
+
+    ``counted`` (G,): samples that count for it by then. ``reward_s``: seconds of all its rewards, late samples' too.
+    ``over_limit``: share of finished samples longer than the reward model can read.
+    """
+
+    naive: Curve
+    weighted: Curve
+    counted: FloatArray
+    ks: tuple[int, ...]
+    is_point: bool
+    naive_at_k: Curve | None
+    weighted_at_k: Curve | None
+    reward_s: float
+    over_limit: float
+
+
+@dataclass(frozen=True, eq=False)
 class Numbers:
-    """``comparisons``: student -> {coverage, majority} against the teacher; empty where no accuracy is allowed."""
+    """``comparisons``: student -> {coverage, majority} against the teacher; empty where no accuracy is allowed.
+
+    ``selections``: one a model, empty where no reward model scored or no accuracy is allowed.
+    """
 
     run: RunData
     grid_s: FloatArray
     models: Mapping[str, ModelNumbers]
     comparisons: Mapping[str, Mapping[str, Comparison]]
     n_timing_runs: int
+    selections: Mapping[str, Selection]
 
     def index_of(self, second: float) -> int:
         """Where a budget's second lies on the grid."""
@@ -108,12 +131,14 @@ def compute(run: RunData) -> Numbers:
     tables = {name: _tables(run, name) for name in run.models}
     grid_s = clock.curve_grid((t for runs in tables.values() for t in runs), run.budget.seconds)
     resampler = Resampler.over(len(run.problems))
+    rewarded = tables if run.accuracy_allowed and run.rewards is not None else {}
     return Numbers(
         run=run,
         grid_s=grid_s,
         models={name: _model(run, name, runs, grid_s, resampler) for name, runs in tables.items()},
         comparisons=_comparisons(run, tables, resampler) if run.accuracy_allowed else {},
         n_timing_runs=1 + len(run.repeats),
+        selections={name: _selection(run, runs, grid_s, resampler) for name, runs in rewarded.items()},
     )
 
 
@@ -145,7 +170,10 @@ def _tables(run: RunData, name: str) -> list[SampleTable]:
             started[t.problem_id] = started.get(t.problem_id, 0) + 1
         if run.n_started is not None:
             started = dict(run.n_started[name])
-        return SampleTable.from_records(trajectories, verdicts if run.accuracy_allowed else None, ids, started)
+        if not run.accuracy_allowed:
+            return SampleTable.from_records(trajectories, None, ids, started)
+        rewards = None if run.rewards is None else run.rewards.by_model.get(name, ())
+        return SampleTable.from_records(trajectories, verdicts, ids, started, rewards)
 
     return [table(models[name]) for models in (run.models, *run.repeats)]
 
@@ -212,13 +240,40 @@ def _at_k(run: RunData, table: SampleTable, resampler: Resampler) -> AtK | None:
     passed = samples.pass_at_k(table, ks, run.drained)
     voted = samples.majority_at_k(table, ks, run.drained)
     guessed = guess.guess_at_k(table.problem_ids, ks, run.gold_class_ids).mean(axis=0)
+    passed_at, voted_at = (_k_curve(metric, resampler, table.model) for metric in (passed, voted))
+    return AtK(ks, passed.is_point, passed_at, voted_at, guessed)
 
-    def curve(metric: samples.SampleMetric) -> Curve:
-        if metric.is_point:
-            return _curve(metric.low, resampler, table.model)
-        return Curve(np.full(len(ks), np.nan), metric.low.mean(axis=0), metric.high.mean(axis=0))
 
-    return AtK(ks, passed.is_point, curve(passed), curve(voted), guessed)
+def _k_curve(metric: samples.SampleMetric, resampler: Resampler, name: str) -> Curve:
+    if metric.is_point:
+        return _curve(metric.low, resampler, name)
+    return Curve(np.full(len(metric.ks), np.nan), metric.low.mean(axis=0), metric.high.mean(axis=0))
+
+
+def _selection(run: RunData, runs: list[SampleTable], grid_s: FloatArray, resampler: Resampler) -> Selection:
+    table, name = runs[0], runs[0].model
+    counts = [best_of.counts_from_s(t, run.budget.clock, run.budget.reward_on_clock) for t in runs]
+    naive = np.stack([best_of.naive(t, grid_s, s) for t, s in zip(runs, counts, strict=True)])
+    weighted = np.stack([best_of.weighted(t, grid_s, s) for t, s in zip(runs, counts, strict=True)])
+    ks = samples.k_grid(samples.largest_k(table, run.drained))
+    at_k: tuple[Curve | None, Curve | None] = (None, None)
+    if ks:
+        of = (best_of.naive_at_k(table, ks, run.drained), best_of.weighted_at_k(table, ks, run.drained))
+        at_k = _k_curve(of[0], resampler, name), _k_curve(of[1], resampler, name)
+    part = counts[0][best_of.takes_part(table)]
+    assert table.reward is not None and table.reward_s is not None, "made from rewards"
+    unread = np.isnan(table.reward[table.finished])
+    return Selection(
+        naive=_curve(naive, resampler, name),
+        weighted=_curve(weighted, resampler, name),
+        counted=np.searchsorted(np.sort(part), grid_s, side="right").astype(np.float64),
+        ks=ks,
+        is_point=run.drained,
+        naive_at_k=at_k[0],
+        weighted_at_k=at_k[1],
+        reward_s=float(table.reward_s.sum()),
+        over_limit=float(unread.mean()) if len(unread) else float("nan"),
+    )
 
 
 def _comparisons(

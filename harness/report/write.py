@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness.report import plots
+from harness.report import plots, selection
 from harness.report.data import RunData
 from harness.report.files import write_at_k, write_curves, write_json
 from harness.report.numbers import Numbers, compute
@@ -45,6 +45,9 @@ def _accuracy_figures(numbers: Numbers, out: Path) -> None:
     for metric in metrics:
         save(plots.clock_plot(numbers, metric), out / "plots" / f"{metric}_by_second.png")
         save(plots.k_plot(numbers, metric), out / "plots" / f"{metric}_by_k.png")
+    if numbers.selections:
+        save(selection.clock_plot(numbers), out / "plots" / "selection_by_second.png")
+        save(selection.k_plot(numbers), out / "plots" / "selection_by_k.png")
     by_level = plots.level_plot(numbers)
     if by_level is not None:
         save(by_level, out / "plots" / "accuracy_by_level.png")

@@ -123,7 +123,7 @@ def read_log(path: Path) -> LogContent:
     clock: dict[RoundKey, float] = {}
     finished: dict[RoundKey, set[tuple[str, int]]] = {}
     committed = 0
-    for number, end, row in _rows(path):
+    for number, end, row in whole_rows(path):
         where = f"{path}:{number}"
         kind = row.pop("kind", None)
         if kind == "trajectory":
@@ -173,7 +173,7 @@ def truncate_to_committed(path: Path) -> LogContent:
     return content
 
 
-def _rows(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
+def whole_rows(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """(line number, byte offset behind it, row); a torn last line is dropped, any other bad line is an error."""
     if not path.is_file():
         return

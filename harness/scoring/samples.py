@@ -37,7 +37,7 @@ def pass_at_k(table: SampleTable, ks: Sequence[int], drained: bool) -> SampleMet
     Not drained: n = started, with the unfinished all wrong (``low``) and all right (``high``).
     InputError for k above ``largest_k``, or for a run said to be drained whose log was cut.
     """
-    ks = _checked(table, ks, drained)
+    ks = checked_ks(table, ks, drained)
     correct = np.bincount(table.row[table.finished & table.correct], minlength=table.n_problems)
     if drained:
         # A chain that broke solved nothing: it stays in the denominator.
@@ -58,7 +58,7 @@ def majority_at_k(
     One permutation gives the subsets of every k (its prefixes). Not drained: an unfinished sample
     in a subset adds its vote to the best wrong class (``low``) or to the best right one (``high``).
     """
-    ks = _checked(table, ks, drained)
+    ks = checked_ks(table, ks, drained)
     if subsets < 100:
         raise InputError(f"subsets = {subsets}: must be at least 100")
     rng = np.random.default_rng(seed)
@@ -103,7 +103,7 @@ def k_grid(limit: int) -> tuple[int, ...]:
     return tuple(sorted({2**e for e in range(limit.bit_length())} | {limit})) if limit else ()
 
 
-def _checked(table: SampleTable, ks: Sequence[int], drained: bool) -> tuple[int, ...]:
+def checked_ks(table: SampleTable, ks: Sequence[int], drained: bool) -> tuple[int, ...]:
     if drained and not table.drained:
         raise InputError(f"drained = true: {table.model} has samples cut at the deadline; score it as not drained")
     limit = largest_k(table, drained)

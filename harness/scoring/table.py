@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.records import UNSCORED, InputError, Trajectory, Verdict
+from harness.records import UNSCORED, InputError, Reward, Trajectory, Verdict
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -31,7 +31,8 @@ class SampleTable:
     ``row`` (N,) is the problem's index in ``problem_ids``; ``n_started`` (P,) counts what was
     submitted, finished or not. ``class_code`` (N,) numbers answer classes over the whole table
     (``NO_VOTE`` = none); problem i owns the codes ``class_start[i]`` to ``class_start[i + 1]``.
-    Times are seconds on the run's clock.
+    Times are seconds on the run's clock. ``reward`` (N,) is NaN where there is none, ``reward_s`` (N,) the seconds that
+    it took; both are None for a run without a reward model.
     """
 
     model: str
@@ -50,6 +51,8 @@ class SampleTable:
     unscored: BoolArray
     class_code: IntArray
     class_start: IntArray
+    reward: FloatArray | None = None
+    reward_s: FloatArray | None = None
 
     @classmethod
     def from_records(
@@ -58,11 +61,13 @@ class SampleTable:
         verdicts: Iterable[Verdict] | None,
         problem_ids: Sequence[str],
         n_started: Mapping[str, int],
+        rewards: Iterable[Reward] | None = None,
     ) -> SampleTable:
         """Join a log with its verdicts; ``verdicts=None`` says the run is not graded: all are unscored.
 
         InputError: no trajectories, more than one (model, task, batch), an unknown problem, a sample
-        twice, a finished sample without verdict, a verdict without its sample, fewer started than logged.
+        twice, a finished sample without verdict, a verdict without its sample, fewer started than logged;
+        and the same of ``rewards`` as of verdicts.
         """
         log = list(trajectories)
         if not log:
@@ -78,6 +83,7 @@ class SampleTable:
                 raise InputError(f"trajectory problem_id = {t.problem_id!r}: not in this task; check the task")
         log.sort(key=lambda t: (index[t.problem_id], t.sample))
         graded = _graded(log, verdicts)
+        reward, reward_s = (None, None) if rewards is None else _rewarded(log, rewards)
 
         row = np.array([index[t.problem_id] for t in log], dtype=np.int64)
         sample = np.array([t.sample for t in log], dtype=np.int64)
@@ -110,6 +116,8 @@ class SampleTable:
             unscored=unscored,
             class_code=class_code,
             class_start=class_start,
+            reward=reward,
+            reward_s=reward_s,
         )
         if not np.isfinite(table.t_finish[table.finished]).all():
             raise InputError("trajectory t_finish: not a number for a finished sample; the log is damaged")
@@ -183,6 +191,20 @@ def _graded(log: list[Trajectory], verdicts: Iterable[Verdict] | None) -> list[V
         if verdict is None and t.finish not in UNFINISHED:
             raise InputError(f"trajectory {t.key}: has no verdict; run `grade` first")
     return graded
+
+
+def _rewarded(log: list[Trajectory], rewards: Iterable[Reward]) -> tuple[FloatArray, FloatArray]:
+    by_key = {r.key: r for r in rewards}
+    scored = [by_key.pop(t.key, None) for t in log]
+    if by_key:
+        raise InputError(f"reward {next(iter(by_key))}: no such trajectory in the log; score this run anew")
+    for t, reward in zip(log, scored, strict=True):
+        if reward is None and t.finish not in UNFINISHED:
+            raise InputError(
+                f"trajectory {t.key}: has no reward; go on with `harness score`, or move rewards.jsonl away"
+            )
+    value = [np.nan if r is None or r.score is None else r.score for r in scored]
+    return np.array(value, dtype=np.float64), np.array([0.0 if r is None else r.seconds for r in scored])
 
 
 def _class_codes(row: IntArray, class_ids: list[str | None], n_problems: int) -> tuple[IntArray, IntArray]:
