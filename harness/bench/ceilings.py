@@ -1,4 +1,4 @@
-"""What the device can do, measured in the run that quotes it: copy bandwidth and the rate of large products."""
+"""What the device can do, measured in the run that quotes it: copy bandwidth and the rate of products."""
 
 from __future__ import annotations
 
@@ -8,23 +8,64 @@ from collections.abc import Callable
 
 import torch
 
-from harness.bench.roofline import Ceilings
+from harness.bench.roofline import Ceilings, layer_products
+from harness.models.config import DecoderConfig
 
 REPEATS = 7
+PRODUCTS_AT_ONCE = 20
+# What a card was seen to reach: a run on one that is held back must not look better for it.
+KNOWN_BYTES_PER_S = {"NVIDIA H100 80GB HBM3": 3.0e12}
 # Well past every cache, and products large enough to fill the device.
 _COPY_BYTES = {"cuda": 1 << 30, "cpu": 1 << 27}
 _PRODUCT_SIDE = {"cuda": 8192, "cpu": 1024}
 
 
 def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
-    """Copy counts bytes read and written; the product is square, in ``dtype``. Medians."""
+    """Copy (bytes read and written, at least ``KNOWN_BYTES_PER_S``) and a square product in ``dtype``; medians."""
     source = torch.empty(_COPY_BYTES[device.type], dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     copy_s = median_seconds(lambda: target.copy_(source), device)
     side = _PRODUCT_SIDE[device.type]
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     product_s = median_seconds(lambda: torch.mm(left, right), device)
-    return Ceilings(2 * source.numel() / copy_s, 2 * side**3 / product_s)
+    known = KNOWN_BYTES_PER_S.get(torch.cuda.get_device_name(device), 0.0) if device.type == "cuda" else 0.0
+    return Ceilings(max(known, 2 * source.numel() / copy_s), 2 * side**3 / product_s)
+
+
+@torch.inference_mode()
+def product_flop_per_s(config: DecoderConfig, rows: int, dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP/s of all matrix products of a step of ``rows`` rows, each shape by itself and as fast as torch has it.
+
+    One weight is multiplied over and over, so that it may lie in a cache: what is measured errs on the fast side.
+    """
+    shapes = layer_products(config)
+    shapes[config.width, config.vocab_size] += 1
+    seconds = 0.0
+    for (depth, width), count in shapes.items():
+        left, weight = (torch.randn(n, depth, device=device).to(dtype) for n in (rows, width))
+        out = torch.empty(rows, width, dtype=dtype, device=device)
+        seconds += count * _seconds_each(left, weight.t(), out)
+    return sum(2.0 * rows * depth * width * count for (depth, width), count in shapes.items()) / seconds
+
+
+def _seconds_each(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> float:
+    """Of one product among many; on a GPU in a graph, since a launch may take longer than a small product."""
+
+    def products() -> None:
+        for _ in range(PRODUCTS_AT_ONCE):
+            torch.mm(left, right, out=out)
+
+    if left.device.type != "cuda":
+        return median_seconds(products, left.device, 3) / PRODUCTS_AT_ONCE
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.mm(left, right, out=out)  # lets cuBLAS choose its workspace outside the capture
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        products()
+    return median_seconds(graph.replay, left.device) / PRODUCTS_AT_ONCE
 
 
 def median_seconds(call: Callable[[], object], device: torch.device, repeats: int = REPEATS) -> float:

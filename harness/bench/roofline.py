@@ -10,26 +10,31 @@ the middle of a chain stands for all. Source of the deferred commit's bytes: Rep
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
 
 from harness.engine.memory import SPARE_SHARE
-from harness.models.config import AttentionConfig, DecoderConfig, MambaConfig
+from harness.kernels.mamba2_ring import ring_length as shortest_ring
+from harness.models.config import AttentionConfig, DecoderConfig, Mamba1Config, MambaConfig
 from harness.models.decoder import Decoder
 from harness.models.state import prompt_bytes, slot_bytes
 from harness.records import InputError
 
-RING_LENGTHS = (8, 16)
 _FLOATS = {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ceilings:
-    """What a device can do, measured: bytes/s of a large copy (read + write counted), FLOP/s of large products."""
+    """What a device can do, measured: bytes/s of a large copy (read + write counted), FLOP/s of large products.
+
+    ``product_flop_per_s``: of a model's own products at the batch in question, where they were measured.
+    """
 
     bytes_per_s: float
     flop_per_s: float
+    product_flop_per_s: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,25 +71,50 @@ class Part:
     name: str
     bytes: float
     flop: float
+    product: bool = False
 
     def seconds(self, ceilings: Ceilings) -> float:
-        return max(self.bytes / ceilings.bytes_per_s, self.flop / ceilings.flop_per_s)
+        own = ceilings.product_flop_per_s if self.product else None
+        return max(self.bytes / ceilings.bytes_per_s, self.flop / (own or ceilings.flop_per_s))
 
 
 def step_parts(config: DecoderConfig, work: Workload) -> list[Part]:
     """The parts of the mean decode step of ``work``: products of the layers, head, keys and values, states."""
-    attention = sum(kind == "attention" for kind in config.layers)
-    mamba = len(config.layers) - attention
-    weights = len(config.layers) * 3 * config.width * config.mlp
+    kinds = Counter("mamba2" if kind == "discrete_mamba2" else kind for kind in config.layers)
     parts = []
-    if attention and config.attention is not None:
-        weights += attention * _attention_weights(config.width, config.attention)
-        parts.append(_keys_and_values(config.attention, attention, work))
-    if mamba and config.mamba is not None:
-        weights += mamba * _mamba_weights(config.width, config.mamba)
-        parts += [_states(config.mamba, mamba, work), _convolutions(config.mamba, mamba, work)]
+    if kinds["attention"] and config.attention is not None:
+        parts.append(_keys_and_values(config.attention, kinds["attention"], work))
+    if kinds["mamba2"] and config.mamba is not None:
+        m = config.mamba
+        deferred = _deferred_bytes(m, work, ring_length(m, work))
+        parts.append(_states(m, deferred if work.deferred else _both_ways(m, work), kinds["mamba2"], work))
+        parts.append(_convolutions(m.conv, m.conv_channels, m.conv_channels, kinds["mamba2"], work))
+    if kinds["mamba1"] and config.mamba1 is not None:
+        # Never deferred: with 16 numbers a channel, a ring of inputs would weigh as much as the state.
+        parts.append(_states(config.mamba1, _both_ways(config.mamba1, work), kinds["mamba1"], work))
+        parts.append(_convolutions(config.mamba1.conv, config.mamba1.raw, config.mamba1.inner, kinds["mamba1"], work))
+    weights = sum(depth * width * count for (depth, width), count in layer_products(config).items())
     head = config.vocab_size * config.width
     return [_product("layer products", weights, work), _product("head", head, work), *parts]
+
+
+def layer_products(config: DecoderConfig) -> Counter[tuple[int, int]]:
+    """Shapes [depth, width] of the weights that a step of all layers multiplies with, and how often each stands."""
+    shapes: Counter[tuple[int, int]] = Counter()
+    for kind in config.layers:
+        if kind == "attention":
+            assert config.attention is not None
+            shapes.update(_attention_products(config.width, config.attention))
+        elif kind == "mamba1":
+            assert config.mamba1 is not None
+            shapes.update(_mamba1_products(config.width, config.mamba1))
+        else:
+            assert config.mamba is not None
+            m = config.mamba
+            shapes.update([(config.width, m.conv_channels + m.inner + m.heads), (m.inner, config.width)])
+        if config.mlp:
+            shapes.update([(config.width, 2 * config.mlp), (config.mlp, config.width)])
+    return shapes
 
 
 def step_seconds(config: DecoderConfig, work: Workload, ceilings: Ceilings) -> float:
@@ -96,8 +126,9 @@ def tokens_per_s(config: DecoderConfig, work: Workload, ceilings: Ceilings) -> f
 
 
 def ring_length(mamba: MambaConfig, work: Workload) -> int:
-    """Steps between two commits: the K of 8 and 16 that moves fewer bytes."""
-    return min(RING_LENGTHS, key=lambda k: _deferred_bytes(mamba, work, k))
+    """Steps between two commits, as the engine chooses them."""
+    shape, dtypes = (mamba.heads, mamba.head_dim, mamba.state), (_FLOATS[work.state_bytes], _FLOATS[work.dtype_bytes])
+    return shortest_ring(shape, sum(mamba.conv_parts[:2]), *dtypes)
 
 
 def crossover_tokens(
@@ -133,15 +164,18 @@ def crossover_batch(
 
 
 def _product(name: str, weights: int, work: Workload) -> Part:
-    return Part(name, weights * work.dtype_bytes, 2.0 * weights * work.batch)
+    return Part(name, weights * work.dtype_bytes, 2.0 * weights * work.batch, product=True)
 
 
-def _attention_weights(width: int, a: AttentionConfig) -> int:
-    return width * (2 * a.heads + 2 * a.kv_heads) * a.head_dim
+def _attention_products(width: int, a: AttentionConfig) -> list[tuple[int, int]]:
+    return [(width, (a.heads + 2 * a.kv_heads) * a.head_dim), (a.heads * a.head_dim, width)]
 
 
-def _mamba_weights(width: int, m: MambaConfig) -> int:
-    return width * (m.conv_channels + m.inner + m.heads) + m.inner * width
+def _mamba1_products(width: int, m: Mamba1Config) -> list[tuple[int, int]]:
+    behind = [(m.dt_rank, m.inner), (m.inner, width)]
+    if m.xb is None:
+        return [(width, 2 * m.inner), (m.inner, 2 * m.state + m.dt_rank), *behind]
+    return [(width, 2 * m.xb + 2 * m.inner + m.dt_rank), *behind]
 
 
 def _keys_and_values(a: AttentionConfig, layers: int, work: Workload) -> Part:
@@ -152,22 +186,25 @@ def _keys_and_values(a: AttentionConfig, layers: int, work: Workload) -> Part:
     return Part("keys and values", layers * work.batch * token * (read + 1), layers * work.batch * flop)
 
 
-def _states(m: MambaConfig, layers: int, work: Workload) -> Part:
-    moved = (
-        _deferred_bytes(m, work, ring_length(m, work)) if work.deferred else 2 * m.inner * m.state * work.state_bytes
-    )
+def _states(m: MambaConfig | Mamba1Config, moved: float, layers: int, work: Workload) -> Part:
     return Part("states", layers * work.batch * moved, layers * work.batch * 6.0 * m.inner * m.state)
+
+
+def _both_ways(m: MambaConfig | Mamba1Config, work: Workload) -> float:
+    """Of one row and layer: the state read and written."""
+    return 2 * m.inner * m.state * work.state_bytes
 
 
 def _deferred_bytes(m: MambaConfig, work: Workload, k: int) -> float:
     """Of one row and layer: the state read each step, written every ``k``, the mean ring read, an entry appended."""
-    entry = work.dtype_bytes * (m.inner + m.groups * m.state) + 8 * m.heads
+    entry = work.dtype_bytes * sum(m.conv_parts[:2]) + 8 * m.heads
     return work.state_bytes * m.inner * m.state * (1 + 1 / k) + entry * (k - 1) / 2 + entry
 
 
-def _convolutions(m: MambaConfig, layers: int, work: Workload) -> Part:
-    moved = m.conv * m.conv_channels * work.dtype_bytes  # K - 1 inputs read, one written
-    return Part("convolution inputs", layers * work.batch * moved, layers * work.batch * 2.0 * m.conv * m.conv_channels)
+def _convolutions(taps: int, kept: int, channels: int, layers: int, work: Workload) -> Part:
+    """``kept`` raw inputs a token, for ``channels`` behind the convolution."""
+    moved = taps * kept * work.dtype_bytes  # all but one read, one written
+    return Part("convolution inputs", layers * work.batch * moved, layers * work.batch * 2.0 * taps * channels)
 
 
 def largest_batch(config: DecoderConfig, work: Workload, memory_bytes: float) -> int:

@@ -3,6 +3,7 @@
 A cell decodes ``batch`` rows for ``new_tokens`` steps behind prompts of random tokens, sampling included, through the
 same backend and the same windows as a benchmark; loading, prefill and a warm-up are timed apart. Short cells are
 repeated and give their median; long ones run once and give the spread over eight stretches of their steps.
+Where a trace can be had (the native engine on a GPU), a window in the middle of the chains is split by kernel.
 """
 
 from __future__ import annotations
@@ -16,35 +17,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.bench.ceilings import median_seconds, wait_for
+from harness.bench.ceilings import median_seconds, product_flop_per_s, wait_for
+from harness.bench.cell import Cell, budget_of
 from harness.bench.energy import joules
 from harness.bench.roofline import Ceilings, Workload, step_seconds
 from harness.engine.engines import AnyBackend, check_model, make_backend
 from harness.engine.memory import check_batch
 from harness.engine.sampler import LOOK_EVERY
 from harness.models.resolve import LoadedModel
-from harness.records import Budget, InputError
-from harness.report.throughput import Measurement, Row
+from harness.records import InputError
+from harness.report.throughput import KernelTime, Measurement, Row
 
 WARM_UP_TOKENS = 64
 REPEATS = 3
 REPEATED_UP_TO = 1024
 STRETCHES = 8
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Cell:
-    """One measurement to make; ``rows_per_prompt`` rows share each prompt."""
-
-    batch: int
-    prompt: int
-    new_tokens: int
-    rows_per_prompt: int = 1
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 1:
-                raise InputError(f"{field.name} = {getattr(self, field.name)}: must be at least 1")
 
 
 class Bench:
@@ -64,6 +51,7 @@ class Bench:
         self.model, self.device_name, self.ceilings = model, device_name, ceilings
         self.ignore_eos, self.engine, self.state_dtype, self.seed = ignore_eos, engine, state_dtype, seed
         self.device = model.decoder.device
+        self.product_ceilings: dict[int, float] = {}  # FLOP/s by batch
 
     def measure(self, cell: Cell) -> Measurement:
         """InputError, before anything runs, where the context or the memory is too small for the cell."""
@@ -73,6 +61,9 @@ class Bench:
                 f"prompt + new_tokens = {cell.prompt + cell.new_tokens}: {self.model.name} has a context of"
                 f" {config.context}; ask for less"
             )
+        if cell.batch not in self.product_ceilings:
+            dtype = self.model.decoder.embedding.weight.dtype
+            self.product_ceilings[cell.batch] = product_flop_per_s(config, cell.batch, dtype, self.device)
         prompts = self._prompts(cell)
         check_batch(
             self.model.decoder, [cell.prompt] * len(prompts), cell.new_tokens, cell.batch, self.engine, self.state_dtype
@@ -80,7 +71,7 @@ class Bench:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         backend = make_backend(
-            self.engine, self.model, _budget(cell, self.seed), prompts, [f"row-{i}" for i in range(len(prompts))],
+            self.engine, self.model, budget_of(cell, self.seed), prompts, [f"row-{i}" for i in range(len(prompts))],
             cell.batch, self.ignore_eos, self.state_dtype,
         )  # fmt: skip
         prefill_s = self._prefill(backend)
@@ -97,7 +88,7 @@ class Bench:
         if busy_s is not None and backend.busy_s is not None:
             gap = 1 - (backend.busy_s - busy_s) / sum(float(run[:, 1].sum()) for run in runs)
         row = self._row(cell, overall, seconds, backend, gap, None if energy.value is None else energy.value / tokens)
-        return Measurement(row, min(rates), max(rates), prefill_s)
+        return Measurement(row, min(rates), max(rates), prefill_s, self._split(backend, cell))
 
     def _row(
         self,
@@ -119,7 +110,8 @@ class Bench:
             state.itemsize,
             deferred=self.engine == "native",
         )
-        limit_s = step_seconds(self.model.config, work, self.ceilings)
+        ceilings = dataclasses.replace(self.ceilings, product_flop_per_s=self.product_ceilings[cell.batch])
+        limit_s = step_seconds(self.model.config, work, ceilings)
         sampling_s = median_seconds(backend.draw_all, self.device)
         on_gpu = self.device.type == "cuda"
         return Row(
@@ -154,11 +146,41 @@ class Bench:
         wait_for(self.device)
         return time.perf_counter() - began
 
+    def _split(self, backend: AnyBackend, cell: Cell) -> tuple[KernelTime, ...]:
+        if self.engine != "native" or self.device.type != "cuda":
+            return ()
+        from harness.bench.plan import plan_step
+        from harness.bench.split import STEPS, split_of
+        from harness.engine.graph import GraphBackend
+
+        if cell.new_tokens < 2 * STEPS:
+            return ()
+        assert isinstance(backend, GraphBackend)
+        weights, state = backend.logits.dtype, backend.state.state_dtype
+        plan = plan_step(self.model.config, self.model.codec, cell, weights, state)
+        self._fork(backend, cell)
+        self._advance(backend, cell, cell.new_tokens // 2)
+        split = split_of(backend, cell.batch, plan)
+        self._release(backend, cell)
+        return split
+
     def _decode(self, backend: AnyBackend, cell: Cell, new_tokens: int) -> np.ndarray:
         """Fork anew and decode; tokens that counted and seconds of each window: [windows, 2]."""
+        self._fork(backend, cell)
+        wait_for(self.device)
+        taken = self._advance(backend, cell, new_tokens)
+        self._release(backend, cell)
+        return taken
+
+    def _fork(self, backend: AnyBackend, cell: Cell) -> None:
         slots = range(cell.batch)
         backend.fork([slot // cell.rows_per_prompt for slot in slots], slots, slots)
-        wait_for(self.device)
+
+    def _release(self, backend: AnyBackend, cell: Cell) -> None:
+        for slot in range(cell.batch):
+            backend.release(slot)
+
+    def _advance(self, backend: AnyBackend, cell: Cell, new_tokens: int) -> np.ndarray:
         taken, queued = [], 0
         flights: deque[Any] = deque()
         last = time.perf_counter()
@@ -170,8 +192,6 @@ class Bench:
             window, now = backend.collect(flights.popleft()), time.perf_counter()
             taken.append((float(window.count.sum()), now - last))
             last = now
-        for slot in slots:
-            backend.release(slot)
         return np.array(taken)
 
 
@@ -181,10 +201,3 @@ def _rate(windows: np.ndarray) -> float:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _budget(cell: Cell, seed: int) -> Budget:
-    return Budget(
-        seconds=(1.0,), clock="task", samples_per_problem=cell.rows_per_prompt, max_new_tokens=cell.new_tokens,
-        temperature=0.8, top_p=1.0, top_k=0, seed=seed, batch=cell.batch,
-    )  # fmt: skip

@@ -8,6 +8,7 @@ of their own; forking copies no key, value or SSM state (``kernels.mamba2_ring``
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -15,9 +16,11 @@ import torch
 from harness.kernels.attention_decode import Prompts
 from harness.kernels.attention_plan import plan as attention_plan
 from harness.kernels.attention_plan import prompt_tiles, tile_count
+from harness.kernels.mamba1_conv import Places
+from harness.kernels.mamba1_step import FP16_MAX
 from harness.kernels.mamba2_ring import Memory, Rows, ring_length
 from harness.kernels.sample_step import SampleRows, sample_rows
-from harness.models.config import DecoderConfig, MambaConfig
+from harness.models.config import DecoderConfig, Mamba1Config, MambaConfig
 from harness.models.state import AttentionState, PageTable, StatePlan
 
 # Queries of one prompt that read its pages together: what a tile of a product holds.
@@ -52,6 +55,49 @@ class MambaSlots:
     def move(self, source: int, target: int) -> None:
         self.memory.move(source, target)
 
+    @property
+    def nbytes(self) -> int:
+        return self.memory.nbytes + self.tails.nbytes
+
+
+class Mamba1Slots:
+    """One Mamba-1 layer's places: those of slots, of prompts behind them, and a last one that padding writes to.
+
+    ``ring`` [places, conv, xb] holds raw inputs, ``ssm`` [places, inner, N] states, both written at each step; a row's
+    first step reads its prompt's place and writes its own (``DeviceState.places``), so forking copies nothing.
+    """
+
+    def __init__(
+        self, config: Mamba1Config, plan: StatePlan, dtype: torch.dtype, state_dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.slots = plan.slots
+        places = scratch_place(plan) + 1
+        self.ring = torch.zeros(places, *config.conv_shape, dtype=dtype, device=device)
+        self.ssm = torch.zeros(places, *config.ssm_shape, dtype=state_dtype, device=device)
+        self.saturated = torch.zeros(1, dtype=torch.int32, device=device)
+
+    def write_prompt(self, prompt: int, conv: torch.Tensor, ssm: torch.Tensor) -> None:
+        self.ring[self.slots + prompt] = conv
+        if self.ssm.dtype == torch.float16:
+            self.saturated.add_((ssm.abs() > FP16_MAX).sum())
+            ssm = ssm.clamp(-FP16_MAX, FP16_MAX)
+        self.ssm[self.slots + prompt] = ssm
+
+    def move(self, source: int, target: int) -> None:
+        self.ring[target], self.ssm[target] = self.ring[source], self.ssm[source]
+
+    @property
+    def nbytes(self) -> int:
+        return self.ring.nbytes + self.ssm.nbytes + self.saturated.nbytes
+
+
+LayerSlots: TypeAlias = AttentionState | MambaSlots | Mamba1Slots
+
+
+def scratch_place(plan: StatePlan) -> int:
+    """The place behind those of slots and prompts."""
+    return plan.slots + len(plan.prompt_tokens)
+
 
 class DeviceState:
     """State of ``plan.slots`` slots and of all prompts; ``cascade``: rows of a prompt read its pages together.
@@ -65,10 +111,13 @@ class DeviceState:
         device: torch.device, cascade: bool,
     ) -> None:  # fmt: skip
         self.plan, self.device, self.state_dtype, self.cascade = plan, device, state_dtype, cascade
-        self.layers: list[AttentionState | MambaSlots] = []
+        self.layers: list[LayerSlots] = []
         for kind in config.layers:
             if kind == "attention":
                 self.layers.append(AttentionState(config, plan, dtype, device))
+            elif kind == "mamba1":
+                assert config.mamba1 is not None
+                self.layers.append(Mamba1Slots(config.mamba1, plan, dtype, state_dtype, device))
             else:
                 assert config.mamba is not None
                 discrete = kind == "discrete_mamba2"
@@ -86,6 +135,11 @@ class DeviceState:
         self.prompt_length, self.prompt_page = vector(), vector()
         running = torch.zeros(plan.slots, dtype=torch.bool, device=device)
         self.rows = Rows(vector(), self.prompt_length, draw.sample, vector(), running)
+        self.places: Places | None = None
+        if any(isinstance(layer, Mamba1Slots) for layer in self.layers):
+            self.own = torch.arange(plan.slots, device=device)
+            self.scratch = torch.tensor(scratch_place(plan), device=device)
+            self.places = Places(self.own.clone(), self.own.clone())
         self.table = torch.full((plan.slots, plan.slot_pages), self.pages.scratch, dtype=torch.int32, device=device)
         a = config.attention
         self.members = 1 if a is None else max(1, TILE_QUERIES * a.kv_heads // a.heads)
@@ -121,7 +175,7 @@ class DeviceState:
         for vector in (self.prompt_length, self.prompt_page, self.rows.snapshot):
             vector[target] = vector[source]
         for layer in self.layers:
-            if isinstance(layer, MambaSlots):
+            if not isinstance(layer, AttentionState):
                 layer.move(source, target)
 
     def plan_window(self, tokens: np.ndarray) -> None:
@@ -140,6 +194,12 @@ class DeviceState:
         """Behind the draw: who runs and at which position, computed on the device."""
         torch.add(self.prompt_length[:rows], self.draw.position[:rows], out=self.rows.position[:rows])
         torch.logical_not(self.draw.ended[:rows], out=self.rows.running[:rows])
+        if self.places is not None:
+            ended, own = self.draw.ended[:rows], self.own[:rows]
+            # A row's first step reads its prompt's place.
+            source = torch.where(self.draw.position[:rows] == 0, self.rows.snapshot[:rows], own)
+            torch.where(ended, self.scratch, source, out=self.places.source[:rows])
+            torch.where(ended, self.scratch, own, out=self.places.target[:rows])
 
 
 def put(array: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -156,7 +216,12 @@ def planned_bytes(
     meta = torch.device("meta")
     plan = StatePlan(slots, new_tokens, tuple(prompts))
     state = DeviceState(config, plan, sample_rows(slots, 1, [], meta), dtype, state_dtype, meta, cascade=True)
-    total = sum(t.nbytes for layer in state.layers for t in _tensors(layer))
+    total = sum(
+        layer.k.nbytes + layer.v.nbytes + layer.prompt_k.nbytes + layer.prompt_v.nbytes
+        if isinstance(layer, AttentionState)
+        else layer.nbytes
+        for layer in state.layers
+    )
     total += (slots + len(prompts)) * config.vocab_size * dtype.itemsize
     if config.attention is not None and state.attends:
         a = config.attention
@@ -176,11 +241,7 @@ def planned_bytes(
     widest = 3 * config.mlp + 2 * config.width
     if config.mamba is not None:
         widest = max(widest, config.mamba.conv_channels + 2 * config.mamba.inner + config.mamba.heads)
+    if config.mamba1 is not None:
+        # Its first projection, then dt behind its own and u or y beside that.
+        widest = max(widest, 2 * config.mamba1.raw + 4 * config.mamba1.inner + config.mamba1.dt_rank)
     return total + slots * widest * dtype.itemsize
-
-
-def _tensors(layer: AttentionState | MambaSlots) -> list[torch.Tensor]:
-    if isinstance(layer, AttentionState):
-        return [layer.k, layer.v, layer.prompt_k, layer.prompt_v]
-    m = layer.memory
-    return [t for t in (m.state, m.conv, m.x, m.b, m.dt, m.decay, layer.tails) if t is not None]

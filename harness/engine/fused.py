@@ -1,4 +1,4 @@
-"""One decode step as launches of kernels and matrix products, for any list of attention and Mamba-2 layers.
+"""One decode step as launches of kernels and matrix products, for any list of attention and Mamba layers.
 
 The same arithmetic as ``Decoder.step`` with the additions, norms, activations and state updates fused around the
 products. Weights are the decoder's own. Nothing here reads back to the host or depends on anything but shapes, so that
@@ -12,15 +12,18 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from harness.engine.device_state import DeviceState, MambaSlots
+from harness.engine.device_state import DeviceState, LayerSlots, Mamba1Slots, MambaSlots
 from harness.kernels.attention_decode import attention_decode
 from harness.kernels.attention_plan import Plan, plan
+from harness.kernels.mamba1_conv import Conv, mamba1_conv_step_triton
+from harness.kernels.mamba1_step import mamba1_step_triton
 from harness.kernels.mamba2_step import Mixer, mamba2_step_triton
 from harness.kernels.rmsnorm import rmsnorm_triton
 from harness.kernels.rope_append import rope_append
 from harness.kernels.swiglu import swiglu_triton
 from harness.models.decoder import Decoder
 from harness.models.layers import Attention, Mamba2, RMSNorm
+from harness.models.mamba1 import Mamba1
 from harness.models.state import AttentionState
 
 
@@ -31,9 +34,7 @@ class FusedDecoder:
         self.decoder, self.state, self.config = decoder, state, decoder.config
         self.weight = decoder.embedding.weight if decoder.head is None else decoder.head.weight
         self.mixers = [
-            self._attention(block.mixer, layer)
-            if isinstance(layer, AttentionState)
-            else self._mamba(block.mixer, layer, number)
+            self._mixer(block.mixer, layer, number)
             for number, (block, layer) in enumerate(zip(decoder.blocks, state.layers, strict=True))
         ]
         self.cos, self.sin = decoder.rope_tables(torch.empty(0, dtype=torch.float32, device=decoder.device))
@@ -65,6 +66,11 @@ class FusedDecoder:
             branch = _norm(following, branch, stream)
         torch.mm(branch, self.weight.t(), out=logits)
 
+    def _mixer(self, mixer: object, layer: LayerSlots, number: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        if isinstance(layer, AttentionState):
+            return self._attention(mixer, layer)
+        return self._mamba2(mixer, layer, number) if isinstance(layer, MambaSlots) else self._mamba1(mixer, layer)
+
     def _attention(self, mixer: object, layer: AttentionState) -> Callable[[torch.Tensor], torch.Tensor]:
         assert isinstance(mixer, Attention)
         state, prompts = self.state, self.state.prompts(layer)
@@ -89,7 +95,7 @@ class FusedDecoder:
 
         return run
 
-    def _mamba(self, mixer: object, layer: MambaSlots, number: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _mamba2(self, mixer: object, layer: MambaSlots, number: int) -> Callable[[torch.Tensor], torch.Tensor]:
         assert isinstance(mixer, Mamba2)
         weights = Mixer(
             layer=number,
@@ -107,6 +113,25 @@ class FusedDecoder:
 
         def run(x: torch.Tensor) -> torch.Tensor:
             y = mamba2_step_triton(F.linear(x, mixer.in_proj.weight), weights, layer.memory, self.state.rows)
+            return F.linear(y, mixer.out.weight)
+
+        return run
+
+    def _mamba1(self, mixer: object, layer: Mamba1Slots) -> Callable[[torch.Tensor], torch.Tensor]:
+        assert isinstance(mixer, Mamba1)
+        weights, state, places = mixer.weights(), self.state, self.state.places
+        saturated = layer.saturated if layer.ssm.dtype == torch.float16 else None
+        conv = Conv(layer.ring, state.rows.position, mixer.conv_weight, mixer.conv_bias)
+
+        def run(x: torch.Tensor) -> torch.Tensor:
+            raw, z, *given = mixer.split(F.linear(x, mixer.in_proj.weight))
+            if given:
+                dt, b, c = given
+                y = mamba1_step_triton(raw, dt, b, c, z, layer.ssm, weights, conv, places, saturated)
+            else:
+                u = mamba1_conv_step_triton(raw, conv, mixer.config.state, places)
+                dt, b, c = mixer.from_conv(u)
+                y = mamba1_step_triton(u, dt, b, c, z, layer.ssm, weights, None, places, saturated)
             return F.linear(y, mixer.out.weight)
 
         return run

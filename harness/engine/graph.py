@@ -134,7 +134,7 @@ class GraphBackend:
             if self.graphs:
                 self.graphs[bucket].replay()
             else:
-                self._step(bucket)
+                self.step(bucket)
         if events:
             events[1].record()
         count = self.draw.generated[:rows] - before
@@ -154,7 +154,8 @@ class GraphBackend:
             self.busy_s += began.elapsed_time(ended) / 1000
         return Window(*(t.numpy() for t in launched.host))
 
-    def _step(self, rows: int) -> None:
+    def step(self, rows: int) -> None:
+        """One step of rows [0, rows), as captured: a draw from their logits, then all layers."""
         sample_step_triton(self.logits[:rows], self.draw, self.sampling)
         self.state.begin_layers(rows)
         self.fused.step(self.draw.token[:rows], self.logits[:rows])
@@ -171,11 +172,11 @@ class GraphBackend:
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
-                self._step(rows)  # compiles the kernels and lets cuBLAS choose its workspace outside the capture
+                self.step(rows)  # compiles the kernels and lets cuBLAS choose its workspace outside the capture
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
-                self._step(rows)
+                self.step(rows)
             self.graphs[rows] = graph
 
 

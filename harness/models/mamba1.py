@@ -68,32 +68,33 @@ class Mamba1(nn.Module):
 
     def _whole(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Output, the convolution's raw input and the last state."""
-        raw, z, *given = self._split(self.in_proj(x))
+        raw, z, *given = self.split(self.in_proj(x))
         kind = working_dtype(raw)
         repeated = repeat_heads(raw.to(kind), self.config.inner, self.config.state)
         u = F.silu(causal_conv(repeated, self.conv_weight.to(kind), self.conv_bias.to(kind)))
-        dt, b, c = given or self._from_conv(u.to(raw.dtype))
-        mixer = self._mixer()
+        dt, b, c = given or self.from_conv(u.to(raw.dtype))
+        mixer = self.weights()
         delta = F.softplus(dt.to(kind) + mixer.times * mixer.dt_bias.to(kind))
         y, last = selective_scan(u, delta, -mixer.a_log.to(kind).exp(), b, c)
         y = (y + mixer.d.to(kind) * u) * F.silu(z.to(kind))
         return self.out(y.to(raw.dtype)), raw, last
 
     def step(self, x: torch.Tensor, rope: object, state: MambaState, index: StepIndex) -> torch.Tensor:
-        raw, z, *given = self._split(self.in_proj(x))
+        raw, z, *given = self.split(self.in_proj(x))
         ring, ssm = state.rows(index)
         conv = Conv(ring, index.position, self.conv_weight, self.conv_bias)
         if given:
             dt, b, c = given
-            return self.out(mamba1_step(raw, dt, b, c, z, ssm, self._mixer(), conv))
+            return self.out(mamba1_step(raw, dt, b, c, z, ssm, self.weights(), conv))
         u = mamba1_conv_step(raw, conv, self.config.state)
-        dt, b, c = self._from_conv(u.to(raw.dtype))
-        return self.out(mamba1_step(u, dt, b, c, z, ssm, self._mixer()))
+        dt, b, c = self.from_conv(u.to(raw.dtype))
+        return self.out(mamba1_step(u, dt, b, c, z, ssm, self.weights()))
 
-    def _mixer(self) -> Mixer:
+    def weights(self) -> Mixer:
+        """What the state update takes beside its inputs."""
         return Mixer(self.A_log, self.D, self.dt_bias, 2 if self.config.dt_bias_twice else 1)
 
-    def _split(self, projected: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def split(self, projected: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """x and z, then dt [..., inner], B and C [..., groups, N] where they come from the layer's input."""
         c = self.config
         if c.xb is None:
@@ -101,7 +102,7 @@ class Mamba1(nn.Module):
         x, b, cc, z, dt = projected.split((c.xb, c.xb, c.inner, c.inner, c.dt_rank), dim=-1)
         return x, z, self.dt_proj(dt), b.unflatten(-1, (-1, c.state)), cc.unflatten(-1, (-1, c.state))
 
-    def _from_conv(self, u: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def from_conv(self, u: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """dt [..., inner], B and C [..., 1, N] from the convolution's output."""
         assert self.x_proj is not None
         c = self.config

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import pytest
+import torch
 
 from harness.bench.roofline import (
     Ceilings,
@@ -12,11 +14,13 @@ from harness.bench.roofline import (
     crossover_batch,
     crossover_tokens,
     largest_batch,
+    layer_products,
     ring_length,
     step_parts,
     step_seconds,
     tokens_per_s,
 )
+from harness.models.decoder import Decoder
 from harness.models.shapes import SHAPES
 from harness.records import InputError
 
@@ -40,6 +44,44 @@ def test_at_batch_1_weights_are_what_is_read_and_the_larger_student_is_slower() 
     alone = Workload(1, 128, 1)
     assert step_seconds(LLAMA, alone, H100) * 1e3 == pytest.approx(0.84, rel=0.02)
     assert step_seconds(LLAMBA, alone, H100) * 1e3 == pytest.approx(0.94, rel=0.01)
+
+
+def test_mamba_in_llama_counts_its_mamba_layers() -> None:
+    config = SHAPES["mamba-in-llama-1b"]
+    work = Workload(256, 128, 1024)
+    parts = {part.name: part for part in step_parts(config, work)}
+    # 12 layers of 2048 channels x 16 numbers in 16 bits, read and written; 4 inputs of 512 channels.
+    assert parts["states"].bytes == 12 * 256 * 2 * 2048 * 16 * 2
+    assert parts["convolution inputs"].bytes == 12 * 256 * 4 * 512 * 2
+    assert step_parts(config, dataclasses.replace(work, deferred=False)) == list(parts.values())
+    mixers = 4 * 2048 * (2048 + 1024 + 2048) + 12 * (2048 * (1024 + 4096 + 128) + 128 * 2048 + 2048 * 2048)
+    assert parts["layer products"].bytes == 2 * (mixers + 16 * 3 * 2048 * 8192)
+
+
+@pytest.mark.parametrize("shape", ["tiny-hybrid", "llama-3.2-1b", "llamba-1b", "mamba-in-llama-1b", "mamba2-1.3b"])
+def test_products_are_the_decoders_weights(shape: str) -> None:
+    with torch.device("meta"):
+        blocks = Decoder(SHAPES[shape]).blocks
+    weights = Counter(
+        (m.in_features, m.out_features) for block in blocks for m in block.modules() if isinstance(m, torch.nn.Linear)
+    )
+    assert layer_products(SHAPES[shape]) == weights
+
+
+def test_products_have_a_ceiling_of_their_own() -> None:
+    parts = {part.name: part for part in step_parts(LLAMA, Workload(256, 128, 1024))}
+    slow = dataclasses.replace(H100, product_flop_per_s=100e12)
+    for name, part in parts.items():
+        product = name in ("layer products", "head")
+        assert part.seconds(slow) == (part.flop / 100e12 if product else part.seconds(H100))
+
+
+def test_the_deferred_roofline_is_the_higher_one_and_counts_the_convolution() -> None:
+    given = Workload(256, 128, 1024)
+    written_each_step = tokens_per_s(LLAMBA, dataclasses.replace(given, deferred=False), H100)
+    assert tokens_per_s(LLAMBA, given, H100) > 1.1 * written_each_step
+    parts = {part.name: part.bytes for part in step_parts(LLAMBA, given)}
+    assert parts["convolution inputs"] == 16 * 256 * 4 * (2048 + 2 * 32 * 64) * 2
 
 
 def test_ring_length_follows_the_state_dtype() -> None:

@@ -9,12 +9,24 @@ import pytest
 import torch
 from rich.console import Console
 
+from harness.bench import ceilings as ceilings_module
+from harness.bench.ceilings import product_flop_per_s
 from harness.bench.grid import Grid, run_grid
-from harness.bench.roofline import Ceilings
+from harness.bench.plan import plan_step
+from harness.bench.regress_workload import tiny_hybrid
+from harness.bench.roofline import Ceilings, Workload, step_seconds
 from harness.bench.throughput import Bench, Cell
 from harness.models.resolve import load_model
 from harness.records import InputError
-from harness.report.throughput import Row, read_rows, throughput_plot, write_rows
+from harness.report.throughput import (
+    KernelTime,
+    Measurement,
+    Row,
+    read_rows,
+    split_table,
+    throughput_plot,
+    write_rows,
+)
 
 CPU = torch.device("cpu")
 CEILINGS = Ceilings(1e10, 1e11)
@@ -51,6 +63,47 @@ def test_every_row_decodes_every_token(rows_per_prompt: int, monkeypatch: pytest
     assert measured.slowest <= measured.row.tokens_per_s <= measured.fastest
     assert measured.row.ms_per_step > 0 and measured.prefill_s > 0
     assert measured.row.peak_gib is None and measured.row.joules_per_ktok is None
+
+
+def test_the_native_engine_is_held_to_the_deferred_roofline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.bench.throughput.product_flop_per_s", lambda config, rows, dtype, device: rows * 1e9)
+    model, cell = tiny_hybrid(), Cell(2, 3, 2)
+    bench = Bench(model, "a CPU", CEILINGS, True, "native", torch.float16)
+    measured = bench.measure(cell)
+    ceilings = dataclasses.replace(CEILINGS, product_flop_per_s=2e9)
+    work = Workload(2, 3, 2, dtype_bytes=4, state_bytes=2, deferred=True)
+    limit_ms = 1000 * step_seconds(model.config, work, ceilings)
+    assert measured.row.roofline_share == pytest.approx(limit_ms / measured.row.ms_per_step)
+    assert limit_ms != pytest.approx(
+        1000 * step_seconds(model.config, dataclasses.replace(work, deferred=False), ceilings)
+    )
+    assert measured.split == ()  # a CPU has no trace of its kernels
+
+
+def test_product_ceilings_are_those_of_the_models_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def timed(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> float:
+        torch.mm(left, right, out=out)
+        seen.append((*left.shape, right.shape[1]))
+        return 0.5
+
+    monkeypatch.setattr(ceilings_module, "_seconds_each", timed)
+    model = tiny_hybrid()
+    rate = product_flop_per_s(model.config, 3, torch.float32, CPU)
+    plan = plan_step(model.config, model.codec, Cell(3, 4, 8), torch.float32, torch.float32)
+    products = {part.name: part.launches for part in plan if part.kind == "product"}
+    assert {f"mm [{rows}, {depth}] x [{depth}, {width}]" for rows, depth, width in seen} == set(products)
+    flop = sum(2 * r * d * w * products[f"mm [{r}, {d}] x [{d}, {w}]"] for r, d, w in seen)
+    assert rate == pytest.approx(flop / (0.5 * sum(products.values())))
+
+
+def test_split_table_shows_shares_of_a_step() -> None:
+    split = (KernelTime("matrix products", 9, 75.0, 2500.0), KernelTime("rmsnorm.rmsnorm_kernel", 3, 25.0, 1250.5))
+    console = Console(record=True, width=80)
+    console.print(split_table(Measurement(row(), 90.0, 110.0, 0.5, split)))
+    lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
+    assert "matrix products 9 75.0 75.0 % 2,500" in lines and "rmsnorm.rmsnorm_kernel 3 25.0 25.0 % 1,250" in lines
 
 
 def test_a_cell_beyond_the_context_is_refused_before_it_runs() -> None:
@@ -121,7 +174,7 @@ def test_senseless_grids_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--go-on"):
         Grid(("tiny-teacher",), (1,), (1,), 1, 1, True, None, True, None, CPU, torch.float32)
     for changes, message in (
-        ({"engine": "fast"}, "--engine 'fast': must be eager or native"),
+        ({"engine": "fast"}, "--engine 'fast': must be eager, native"),
         ({"engine": "native"}, "--engine native: its kernels run on a GPU"),
         ({"state_dtype": torch.float16}, "--state-dtype: 16-bit states need the native engine"),
     ):

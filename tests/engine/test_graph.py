@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from harness.engine.backend import EagerBackend, Window
 from harness.engine.graph import GraphBackend, buckets
-from harness.models.config import AttentionConfig, DecoderConfig, MambaConfig
+from harness.models.config import AttentionConfig, DecoderConfig, Mamba1Config, MambaConfig
 from harness.models.decoder import Decoder
 from harness.models.resolve import LoadedModel
 from harness.models.text import Codec
@@ -24,11 +24,14 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 VOCAB, EOS = 37, 3
 ATTENTION = AttentionConfig(heads=2, kv_heads=1, head_dim=16)
 MAMBA = MambaConfig(heads=2, head_dim=16, state=16, groups=1, chunk=16)
+MAMBA1 = {"grouped": Mamba1Config(32, 4, 16, xb=16, dt_bias_twice=True), "ungrouped": Mamba1Config(48, 4, 8)}
 LAYERS = {
     "teacher": ("attention",),
     "discrete": ("discrete_mamba2", "discrete_mamba2"),
     "continuous": ("mamba2",),
     "hybrid": ("discrete_mamba2", "attention"),
+    "grouped": ("mamba1", "attention"),
+    "ungrouped": ("mamba1", "mamba1"),
 }
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14]]
 
@@ -39,7 +42,18 @@ def budget(**changes: object) -> Budget:
 
 def model(kind: str, gated_norm: bool = False, mlp: int = 24) -> LoadedModel:
     mamba = dataclasses.replace(MAMBA, gated_norm=gated_norm)
-    config = DecoderConfig(VOCAB, 32, LAYERS[kind], mlp, 256, (EOS,), None, ATTENTION, mamba)  # type: ignore[arg-type]
+    config = DecoderConfig(
+        VOCAB,
+        32,
+        LAYERS[kind],
+        mlp,
+        256,
+        (EOS,),
+        None,
+        ATTENTION,
+        mamba,
+        MAMBA1.get(kind),  # type: ignore[arg-type]
+    )
     decoder = Decoder(config)
     generator = torch.Generator().manual_seed(5)
     for parameter in decoder.parameters():
@@ -78,6 +92,8 @@ def logprobs(window: Window) -> np.ndarray:
         ("discrete", {}),
         ("continuous", {"gated_norm": True, "mlp": 0}),
         ("hybrid", {"temperature": 0.0}),
+        ("grouped", {}),
+        ("ungrouped", {"mlp": 0, "temperature": 0.0}),
     ],
 )
 def test_same_tokens_as_the_plain_engine_through_fork_end_refill_and_move(
@@ -120,8 +136,9 @@ def test_a_row_ends_at_eos_and_at_its_length_and_stays_ended() -> None:
     assert [len(row) for row in drawn(graph.window(2, 3))] == [0, 0]
 
 
-def test_rows_do_not_depend_on_their_slot_or_neighbours() -> None:
-    loaded = model("hybrid")
+@pytest.mark.parametrize("kind", ["hybrid", "grouped"])
+def test_rows_do_not_depend_on_their_slot_or_neighbours(kind: str) -> None:
+    loaded = model(kind)
     together = GraphBackend(loaded, budget(), PROMPTS, ["a", "b"], 3)
     alone = GraphBackend(loaded, budget(), PROMPTS, ["a", "b"], 1)
     for backend in (together, alone):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from harness.engine import memory
-from harness.engine.device_state import DeviceState, MambaSlots, planned_bytes
+from harness.engine.device_state import DeviceState, Mamba1Slots, MambaSlots, planned_bytes
 from harness.engine.memory import SPARE_SHARE, available_bytes, check_batch, largest_batch
 from harness.kernels.sample_step import sample_rows
-from harness.models.config import AttentionConfig, DecoderConfig, MambaConfig
+from harness.models.config import AttentionConfig, DecoderConfig, Mamba1Config, MambaConfig
 from harness.models.decoder import Decoder
 from harness.models.state import AttentionState, StatePlan
 from harness.records import InputError
@@ -69,16 +71,23 @@ def test_the_machine_says_what_is_free():
     assert 2**20 < available_bytes(torch.device("cpu")) < 2**50
 
 
-def test_the_native_engine_plans_what_it_allocates(decoder):
+def test_the_native_engine_plans_what_it_allocates():
     prompts, new_tokens, slots = (10, 65), 129, 5
+    mamba1 = Mamba1Config(inner=32, dt_rank=4, state=16, xb=16)
+    config = dataclasses.replace(CONFIG, layers=(*LAYERS, "mamba1"), mamba1=mamba1)
+    decoder = Decoder(config)
     draw = sample_rows(slots, 1, [], "cpu")
     plan = StatePlan(slots, new_tokens, prompts)
-    state = DeviceState(CONFIG, plan, draw, torch.float32, torch.float32, torch.device("cpu"), cascade=True)
+    state = DeviceState(config, plan, draw, torch.float32, torch.float32, torch.device("cpu"), cascade=True)
     attention = [layer for layer in state.layers if isinstance(layer, AttentionState)]
     held = sum(t.nbytes for layer in attention for t in (layer.k, layer.v, layer.prompt_k, layer.prompt_v))
     held += sum(layer.memory.nbytes + layer.tails.nbytes for layer in state.layers if isinstance(layer, MambaSlots))
-    logits = (slots + len(prompts)) * CONFIG.vocab_size * 4
-    planned = planned_bytes(CONFIG, prompts, new_tokens, slots, torch.float32, torch.float32)
+    (own,) = (layer for layer in state.layers if isinstance(layer, Mamba1Slots))
+    # A place for each slot and prompt, and one for padding: a state of 32 x 16, a ring of 4 inputs of 16 channels.
+    assert own.ring.nbytes + own.ssm.nbytes == 8 * (32 * 16 + 4 * 16) * 4
+    held += own.ring.nbytes + own.ssm.nbytes
+    logits = (slots + len(prompts)) * config.vocab_size * 4
+    planned = planned_bytes(config, prompts, new_tokens, slots, torch.float32, torch.float32)
     assert held + logits < planned < 1.5 * (held + logits)
     free = int(planned / (1 - SPARE_SHARE)) + 2
     assert largest_batch(decoder, prompts, new_tokens, "native", free_bytes=free) == slots
