@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 BUDGET ?= quick
+BASE ?= main
 TEST_ARGS ?=
 FUZZ_SECONDS ?= 600
 # Options for the pip call that installs torch alone; an --index-url of CPU wheels saves the CUDA download.
@@ -14,7 +15,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c 
 STOP = { echo "setup: $(1)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-oracles bench test fuzz lint plots distill
+.PHONY: help setup setup-oracles bench test fuzz lint regress plots distill
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s%s\n", $$1, $$2 }' Makefile
@@ -38,6 +39,9 @@ lint: setup ## ruff, mypy and the import contracts; the last two on the wheel, a
 	$(VENV)/bin/python -P -m zipfile -e $(VENV)/lint/*.whl $(VENV)/lint/wheel
 	cd $(VENV)/lint/wheel && ../../bin/mypy --config-file ../../../pyproject.toml --cache-dir ../../../.mypy_cache
 	cd $(VENV)/lint/wheel && PYTHONPATH=. ../../bin/lint-imports --config ../../../.importlinter
+
+regress: setup ## time the working tree against a commit on this device, figure by figure (BASE=main)
+	$(VENV)/bin/harness regress $(BASE)
 
 plots: setup ## draw the latest run's curves and tables again
 	$(VENV)/bin/harness report --last

@@ -70,6 +70,7 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
             ),
             click.option("--task", "task_name", default="builtin", show_default=True, help="See `harness tasks`."),
             click.option("--budget", "budget_name", help="Name or YAML. [quick for builtin, real for other tasks]"),
+            click.option("--prompt-style", default="auto", show_default=True, help="See docs/prompts.md."),
             click.option("--run", "run_name", help="Name under results/runs/, or a path. [task, budget and time]"),
             click.option("--resume", is_flag=True, help="Go on with a run that was stopped."),
             click.option("--limit", type=int, help="Only the first problems."),
@@ -77,7 +78,10 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--max-new-tokens", type=int, help="Longest chain, instead of the budget's."),
             click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
             click.option("--dtype", default="auto", show_default=True, help="auto, float32, float64 or bfloat16."),
-            click.option("--engine", default="eager", show_default=True, help="eager, or native on a GPU."),
+            click.option("--engine", default="eager", show_default=True, help="eager, vllm, or native on a GPU."),
+            click.option(
+                "--request-seeds", is_flag=True, help="A seed for each request to vLLM: slow, one model only."
+            ),
             click.option(
                 "--state-dtype", default="float32", show_default=True, help="Of SSM states: float32, float16, bfloat16."
             ),
@@ -115,6 +119,8 @@ def _sample(console: Console, **given: Any) -> Any:
         task_source=given["task_name"],
         engine=given["engine"],
         state_dtype=choose_state_dtype(given["state_dtype"]),
+        prompt_style=given["prompt_style"],
+        request_seeds=given["request_seeds"],
     )
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     if given["resume"] and not given["run_name"]:
@@ -175,6 +181,27 @@ def grade_command(run: str | None, last: bool, peer: str | None, no_cache: bool)
     click.echo(f"graded into {folder.verdicts_path}; next: harness report {folder.path}")
 
 
+@cli.command("score")
+@_run_argument
+@click.option("--reward", required=True, metavar="FOLDER", help="The reward model.")
+@click.option("--kind", type=click.Choice(["prm", "classifier"]), required=True, help="See docs/rewards.md.")
+@click.option("--aggregate", type=click.Choice(["last", "min", "product"]), help="Of a prm's steps. [last]")
+@click.option("--value", type=click.Choice(["probability", "logit"]), help="Of a classifier. [probability]")
+@click.option("--label", help="Which output of a classifier with several.")
+@click.option("--batch", default=8, show_default=True, help="Chains at a time, the longest first.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--dtype", default="auto", show_default=True, help="auto, float32, float64 or bfloat16.")
+def score_command(run: str | None, last: bool, batch: int, device: str, dtype: str, **given: Any) -> None:
+    """Score a sampled run's chains with a reward model; goes on where it was stopped."""
+    from harness.bench.reward import score
+    from harness.bench.settings import choose_device, choose_dtype
+    from harness.rewards.scorer import Settings
+
+    folder, chosen = _folder(run, last), choose_device(device)
+    score(Settings(device=chosen, dtype=choose_dtype(dtype, chosen), **given), batch, folder, Console())
+    click.echo(f"scored into {folder.path / 'rewards.jsonl'}; next: harness report {folder.path}")
+
+
 @cli.command("check-grader")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--policy", "policy", multiple=True, metavar="FIELD=VALUE", help="Change the grader's policy.")
@@ -218,6 +245,7 @@ def report_command(run: str | None, last: bool, cards: Path | None) -> None:
 @click.option("--prompt", default=128, show_default=True, help="Tokens of each prompt.")
 @click.option("--rows-per-prompt", default=1, show_default=True, help="Rows that share a prompt.")
 @click.option("--ignore-eos", is_flag=True, help="Every row runs to its last token.")
+@click.option("--against", type=click.Choice(["vllm"]), help="Measure the same cells in vLLM too, its best settings.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Where the rows go, after each cell.")
 @click.option("--go-on", is_flag=True, help="Keep the rows of --csv and leave out the cells it has.")
 @click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="A PNG of all rows.")
@@ -233,6 +261,54 @@ def throughput_command(**given: Any) -> None:
     device = choose_device(given.pop("device"))
     dtype, state_dtype = choose_dtype(given.pop("dtype"), device), choose_state_dtype(given.pop("state_dtype"))
     run_grid(Grid(device=device, dtype=dtype, state_dtype=state_dtype, **given), Console())
+
+
+@cli.command("regress")
+@click.argument("base", required=False)
+@click.argument("head", required=False)
+@click.option(
+    "--plan", is_flag=True, help="No clock: planned launches, bytes and pools, host syncs of a fixed workload."
+)
+@click.option("--write", is_flag=True, help="Write the plan's figures into --baseline anew.")
+@click.option("--baseline", type=click.Path(path_type=Path), default=Path("results/plan.json"), show_default=True)
+@click.option("--model", "models", multiple=True, help="As for bench; several times. [a teacher and a student]")
+@click.option("--batch", "batches", multiple=True, type=int, help="Several times. [256; 16 on a CPU]")
+@click.option("--new-tokens", "lengths", multiple=True, type=int, help="Several times. [512; 64 on a CPU]")
+@click.option("--prompt", default=128, show_default=True, help="Tokens of each prompt.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--dtype", default="auto", show_default=True, help="auto, float32, float64 or bfloat16.")
+@click.option("--engine", help="eager or native. [native; eager on a CPU]")
+@click.option("--state-dtype", default="float32", show_default=True, help="Of SSM states: float32, float16, bfloat16.")
+@click.option("--rounds", default=5, show_default=True, help="Runs of each side, in turn.")
+@click.option("--min-effect", default=0.03, show_default=True, help="Least share of a change that counts.")
+def regress_command(
+    base: str | None, head: str | None, plan: bool, write: bool, baseline: Path, device: str, **given: Any
+) -> None:
+    """BASE (a commit, or a CSV of this device) against HEAD (a commit, or what lies here): is any figure worse?
+
+    With --plan BASE is optional: its tokens/s on the CPU are then printed beside ours, which decides nothing. Exit
+    code 1 where a figure regressed or the plan grew.
+    """
+    console = Console()
+    if plan or write:
+        # Read when a kernel is first imported; the workload's kernels run on the CPU.
+        os.environ["TRITON_INTERPRET"] = "1"
+        from harness.bench.regress_plan import check_plan
+
+        holds = check_plan(baseline, write, console)
+        if base is not None:
+            from harness.bench.regress import print_cpu_ratio
+
+            print_cpu_ratio(base, console)
+        sys.exit(0 if holds else 1)
+    if base is None:
+        raise InputError("BASE is missing: name a commit or a CSV of this device; or ask for --plan")
+    from harness.bench.regress import Race, race
+    from harness.bench.settings import choose_device
+
+    lines = race(base, head, Race(choose_device(device), **given), console)
+    if any(line.verdict.word == "regressed" for line in lines):
+        sys.exit(1)
 
 
 @cli.command("curves")

@@ -13,8 +13,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from harness.bench.session import Session
 from harness.bench.settings import Settings
+from harness.bench.vllm_session import open_session
 from harness.grading.grader import Grader
 from harness.records import Look, Trajectory
 
@@ -47,7 +47,7 @@ def calibrate(settings: Settings, model_name: str, tell: Callable[[str], None]) 
     share = len(problems) / len(settings.problems) if settings.budget.clock == "task" else 1.0
     seconds = tuple(s * share for s in settings.budget.seconds)
     budget = dataclasses.replace(settings.budget, seconds=seconds, drain=False)
-    session = Session(settings, model_name, problems)
+    session = open_session(settings, model_name, problems)
     jobs = len(problems) * budget.samples_per_problem if budget.clock == "task" else budget.samples_per_problem
     trials: list[Trial] = []
     best, worse = -1.0, 0
@@ -65,6 +65,7 @@ def calibrate(settings: Settings, model_name: str, tell: Callable[[str], None]) 
             best = max(best, trial.score)
             if worse == WORSE_IN_A_ROW:
                 break
+    session.close()
     chosen = max(trials, key=lambda t: (t.score, t.finished))
     return {
         "batch": chosen.batch,

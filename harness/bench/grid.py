@@ -15,10 +15,18 @@ from harness.bench.roofline import Ceilings, Workload, crossover_batch, crossove
 from harness.bench.throughput import Bench, Cell
 from harness.engine.engines import check_engine
 from harness.models.config import DecoderConfig
-from harness.models.resolve import load_model
+from harness.models.resolve import fingerprint, load_model
 from harness.records import InputError
 from harness.report.style import save
-from harness.report.throughput import Measurement, Row, read_rows, throughput_plot, throughput_tables, write_rows
+from harness.report.throughput import (
+    Measurement,
+    Row,
+    read_rows,
+    split_table,
+    throughput_plot,
+    throughput_tables,
+    write_rows,
+)
 from harness.runs.manifest import device_facts
 
 BATCHES = tuple(1 << i for i in range(13))  # in which a crossover is looked for
@@ -39,9 +47,14 @@ class Grid:
     dtype: torch.dtype
     engine: str = "eager"
     state_dtype: torch.dtype = torch.float32
+    against: str | None = None
 
     def __post_init__(self) -> None:
+        if self.engine == "vllm":
+            raise InputError("--engine vllm: is a rival here; use --against vllm beside one of ours")
         check_engine(self.engine, self.device, self.dtype, self.state_dtype)
+        if self.against == "vllm":
+            check_engine("vllm", self.device, self.dtype, self.state_dtype)
         if self.go_on and self.csv_path is None:
             raise InputError("--go-on: which file? name it with --csv")
 
@@ -57,6 +70,7 @@ def run_grid(grid: Grid, console: Console) -> None:
     ceilings = measure_ceilings(grid.device, grid.dtype)
     measured: list[Measurement] = []
     configs: dict[str, DecoderConfig] = {}
+    product_lines: list[str] = []
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("throughput", total=len(grid.models) * len(cells))
         for model_name in grid.models:
@@ -70,12 +84,19 @@ def run_grid(grid: Grid, console: Console) -> None:
                     if grid.csv_path is not None:
                         write_rows(grid.csv_path, [*kept, *(m.row for m in measured)])
                 bar.advance(task)
+            product_lines += [
+                f", {model.name}'s at {batch} rows {rate / 1e12:.3g}" for batch, rate in bench.product_ceilings.items()
+            ]
             del model, bench
-    for table in throughput_tables(measured):
+            if grid.against == "vllm":
+                measured += _rivals(grid, model_name, cells, ceilings, kept, console)
+                if grid.csv_path is not None:
+                    write_rows(grid.csv_path, [*kept, *(m.row for m in measured)])
+    for table in (*throughput_tables(measured), *(split_table(m) for m in measured if m.split)):
         console.print(table)
     console.print(
-        f"{name}: copy {ceilings.bytes_per_s / 1e9:,.0f} GB/s, products {ceilings.flop_per_s / 1e12:.3g} TFLOP/s"
-        " (measured now; the roofline is theirs)",
+        f"{name}: copy {ceilings.bytes_per_s / 1e9:,.0f} GB/s, large products {ceilings.flop_per_s / 1e12:.3g} TFLOP/s"
+        f"{''.join(product_lines)} (measured now; roofline: copy and a model's own products; crossover: large ones)",
         highlight=False,
     )
     for line in _crossovers(grid, configs, ceilings, [*kept, *(m.row for m in measured)]):
@@ -84,9 +105,22 @@ def run_grid(grid: Grid, console: Console) -> None:
         save(throughput_plot([*kept, *(m.row for m in measured)]), grid.plot_path)
 
 
-def _has(rows: list[Row], model: str, cell: Cell, grid: Grid) -> bool:
+def _rivals(
+    grid: Grid, model: str, cells: list[Cell], ceilings: Ceilings, kept: list[Row], console: Console
+) -> list[Measurement]:
+    from harness.bench.vllm_rival import Circumstances, measure_rival
+
+    if grid.device.type == "cuda":
+        torch.cuda.empty_cache()
+    name = device_facts(grid.device)["name"]
+    given = Circumstances(grid.device, name, grid.dtype, grid.state_dtype, ceilings, grid.ignore_eos)
+    missing = [cell for cell in cells if not _has(kept, fingerprint(model).name, cell, grid, "vllm")]
+    return measure_rival(model, missing, given, lambda line: console.print(line, highlight=False, markup=False))
+
+
+def _has(rows: list[Row], model: str, cell: Cell, grid: Grid, engine: str | None = None) -> bool:
     kinds = (_name(grid.dtype), _name(grid.state_dtype))
-    return (model, grid.engine, *kinds, cell.batch, cell.prompt, cell.new_tokens) in {r.cell for r in rows}
+    return (model, engine or grid.engine, *kinds, cell.batch, cell.prompt, cell.new_tokens) in {r.cell for r in rows}
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -16,17 +16,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from harness.bench.calibrate import calibrate
-from harness.bench.session import Session, rounds
+from harness.bench.session import rounds
 from harness.bench.settings import DTYPES, Settings, evaluated
+from harness.bench.vllm_session import open_session
 from harness.engine.clock import Clock
-from harness.engine.sampler import LOOK_EVERY, RoundLabel
+from harness.engine.engines import look_every
+from harness.engine.sampler import RoundLabel
 from harness.grading.cache import Cache
 from harness.grading.grader import GRADER_VERSION, Grader
 from harness.grading.summary import summarise
 from harness.models.resolve import Fingerprint, fingerprint
 from harness.records import Budget, InputError, Problem, Task, Trajectory, build
-from harness.report.data import RunData
+from harness.report.data import RewardData, RunData
 from harness.report.numbers import Numbers
+from harness.rewards.log import NAME as REWARDS
+from harness.rewards.log import read_rewards_of
 from harness.runs.folder import RunFolder, replace
 from harness.runs.log import Heartbeat, LogContent, TrajectoryLog, read_log, truncate_to_committed
 from harness.runs.manifest import check_same, environment
@@ -36,6 +40,10 @@ from harness.tasks.loader import load_task
 def sample(settings: Settings, folder: RunFolder, resume: bool, console: Console) -> None:
     """Sample every model into the folder, or go on where its log ends."""
     prints = [fingerprint(name, settings.budget.seed) for name in settings.models]
+    for print_ in prints:
+        settings.style.check(print_.name, print_.chat_template is not None)
+    if (advice := settings.style.advice(settings.budget.stop)) is not None:
+        console.print(advice, highlight=False, markup=False)
     if len({p.name for p in prints}) < len(prints):
         raise InputError(f"--model: two are called {prints[0].name!r}; rename a folder")
     with folder.locked():
@@ -82,16 +90,18 @@ def _manifest(settings: Settings, prints: list[Fingerprint]) -> dict[str, Any]:
             "name": settings.task.name,
             "sha256": settings.task.sha256,
             "prompt_template": settings.task.prompt_template,
+            "prompt": settings.style.facts(),
             "problems": len(settings.problems),
         },
         "task_source": _source(settings),
         "budget": budget,
-        "models": {p.name: {"sha256": p.sha256, "random": p.random} for p in prints},
+        "models": {p.name: {"sha256": p.sha256, "random": p.random, "chat_template": p.chat_template} for p in prints},
         "engine": settings.engine,
         "dtype": next(name for name, dtype in DTYPES.items() if dtype == settings.dtype),
         "state_dtype": str(state_dtype).removeprefix("torch."),
-        "look_every": LOOK_EVERY,
+        "look_every": look_every(settings.engine),
         "clock_source": "fake" if settings.fake_clock else "real",
+        **({"request_seeds": settings.request_seeds, "vllm": {}} if settings.engine == "vllm" else {}),
         "teachers": [],
         "batch": {},
         "calibration": {},
@@ -124,7 +134,7 @@ def _sample_model(
     if label not in manifest["batch"] and settings.budget.batch == "calibrated":
         manifest["calibration"][label] = calibrate(settings, name, lambda line: console.print(line, highlight=False))
         manifest["batch"][label] = manifest["calibration"][label]["batch"]
-    session = Session(settings, name, settings.problems)
+    session = open_session(settings, name, settings.problems)
     all_rounds = rounds(settings.budget, session.prompts)
     wanted = manifest["batch"].get(label, settings.budget.batch)
     batch = session.batch(wanted, max(map(len, all_rounds)))
@@ -154,6 +164,9 @@ def _sample_model(
         off_clock = session.sample(batch, settings.budget, writer, done, on_look, around)
     writer.sync()
     manifest["off_clock"][label] = {k: round(v, 3) for k, v in off_clock.items()}
+    if facts := session.facts():
+        manifest["vllm"][label] = facts
+    session.close()
     folder.write_manifest(manifest)
 
 
@@ -241,13 +254,31 @@ def update_cards(folder: RunFolder, numbers: Numbers, models: Path, console: Con
         console.print(f"card: {target / 'README.md'}", highlight=False)
 
 
-def run_data(folder: RunFolder) -> RunData:
-    """A run folder as the report takes it."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class EndedRun:
+    """What a run that was sampled to its end holds; ``problems`` are those evaluated."""
+
+    manifest: dict[str, Any]
+    task: Task
+    budget: Budget
+    problems: tuple[Problem, ...]
+    log: LogContent
+
+
+def ended_run(folder: RunFolder) -> EndedRun:
+    """The run in ``folder``; InputError where it was stopped before its end."""
     manifest = folder.read_manifest()
     task, budget = task_of(manifest), build(Budget, manifest["budget"], str(folder.manifest_path))
     problems = evaluated(task, budget)
     log = read_log(folder.log_path)
     _check_ended(manifest, budget, len(problems), log, folder)
+    return EndedRun(manifest, task, budget, problems, log)
+
+
+def run_data(folder: RunFolder) -> RunData:
+    """A run folder as the report takes it."""
+    run = ended_run(folder)
+    manifest, log, problems, budget = run.manifest, run.log, run.problems, run.budget
     random = any(m["random"] for m in manifest["models"].values())
     verdicts = [] if random else folder.read_verdicts()
     by_model = {
@@ -258,7 +289,7 @@ def run_data(folder: RunFolder) -> RunData:
         for name in manifest["models"]
     }
     return RunData(
-        task=task.name,
+        task=run.task.name,
         problems=problems,
         budget=budget,
         models=by_model,
@@ -267,7 +298,16 @@ def run_data(folder: RunFolder) -> RunData:
         teacher=[*manifest["teachers"], *manifest["models"]][0],
         drained=budget.drain,
         accuracy_allowed=not random,
+        rewards=None if random else _rewards(folder, manifest),
     )
+
+
+def _rewards(folder: RunFolder, manifest: dict[str, Any]) -> RewardData | None:
+    log = read_rewards_of(manifest["created"], folder.path / REWARDS)
+    if log.header is None:
+        return None
+    by_model = {name: [r for r in log.rewards if r.model == name] for name in manifest["models"]}
+    return RewardData(log.header.label, log.header.sha256, by_model)
 
 
 def _check_ended(manifest: dict[str, Any], budget: Budget, problems: int, log: LogContent, folder: RunFolder) -> None:

@@ -7,18 +7,18 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
 from harness.bench.settings import Settings
 from harness.engine.backend import Backend
 from harness.engine.clock import Clock, FakeClock, RealClock
-from harness.engine.engines import check_model, make_backend
+from harness.engine.engines import check_model, look_every, make_backend
 from harness.engine.memory import check_batch, largest_batch
 from harness.engine.sampler import LOOK_EVERY, Job, RoundLabel, Sampler, Sink
 from harness.models.resolve import LoadedModel, load_model
 from harness.records import Budget, InputError, Problem, Progress
-from harness.tasks.loader import render
 
 WARM_UP_WINDOWS = 2
 # On a CPU, products of models below this are too small to share: one thread is as fast as two on an idle machine
@@ -38,15 +38,21 @@ class Session:
     def __init__(self, settings: Settings, model_name: str, problems: Sequence[Problem]) -> None:
         began = time.monotonic()
         self.settings = settings
-        self.model: LoadedModel = load_model(model_name, settings.dtype, settings.device, settings.budget.seed)
-        check_model(settings.engine, self.model.config)
+        self.look_every = look_every(settings.engine)
+        self.model = self._load(model_name)
         small = sum(p.numel() for p in self.model.decoder.parameters()) < SMALL_MODEL_PARAMETERS
         self.threads = 1 if small else os.cpu_count() or 1
         self.prompts = tuple(self._prompt(p) for p in problems)
         self.load_s = time.monotonic() - began
 
+    def _load(self, model_name: str) -> LoadedModel:
+        settings = self.settings
+        model = load_model(model_name, settings.dtype, settings.device, settings.budget.seed)
+        check_model(settings.engine, model.config)
+        return model
+
     def _prompt(self, problem: Problem) -> Prompt:
-        tokens = self.model.codec.encode_prompt(render(self.settings.task, problem))
+        tokens = self.settings.style.tokens(self.model.codec, self.settings.task, problem)
         context, new = self.model.config.context, self.settings.budget.max_new_tokens
         if len(tokens) >= context:
             raise InputError(
@@ -93,21 +99,35 @@ class Session:
             torch.set_num_threads(self.threads)
         clock: Clock = FakeClock() if self.settings.fake_clock else RealClock()
         began = time.monotonic()
-        backend = make_backend(
-            self.settings.engine, self.model, budget, [p.tokens for p in self.prompts],
-            [p.problem.id for p in self.prompts], batch, state_dtype=self.settings.state_dtype,
-        )  # fmt: skip
+        backend = self._backend(batch, budget)
         self._warm_up(backend)
         warm_up_s = time.monotonic() - began
         codec = self.model.codec
         sampler = Sampler(
-            backend, codec.token_bytes, codec.eos, self.prompt_tokens, budget, clock, sink, on_look=on_look
+            backend, codec.token_bytes, codec.eos, self.prompt_tokens, budget, clock, sink, self.look_every, on_look
         )
         for number, jobs in enumerate(rounds(budget, self.prompts)):
             label = RoundLabel(self.model.name, self.settings.task.name, batch, number)
+            self._begin_round(backend)
             with contextlib.nullcontext() if around is None else around(label, clock):
                 sampler.run(label, jobs, done.get(number))
         return {"load_s": self.load_s, "warm_up_s": warm_up_s}
+
+    def _backend(self, batch: int, budget: Budget) -> Backend:
+        return make_backend(
+            self.settings.engine, self.model, budget, [p.tokens for p in self.prompts],
+            [p.problem.id for p in self.prompts], batch, state_dtype=self.settings.state_dtype,
+        )  # fmt: skip
+
+    def _begin_round(self, backend: Backend) -> None:
+        """What an engine must do before a round's clock starts."""
+
+    def facts(self) -> dict[str, Any]:
+        """What a manifest says of an engine that is not ours."""
+        return {}
+
+    def close(self) -> None:
+        """Give back what only the engine can give back."""
 
     def _warm_up(self, backend: Backend) -> None:
         """Touch every kernel, prompt length and buffer once; rounds prefill anew, so nothing of it counts."""

@@ -7,6 +7,7 @@ import dataclasses
 import torch
 
 from harness.engine.engines import STATE_DTYPES, check_engine
+from harness.models.prompts import DEFAULT_STYLE, PromptStyle, find_style
 from harness.records import Budget, InputError, Problem, Task
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
@@ -19,7 +20,7 @@ class Settings:
     """``models`` in the order they are sampled; the first all-attention one is the baseline of comparisons.
 
     ``task_source`` is the name or path that the task was loaded by. ``state_dtype`` is that of SSM states (float64 in a
-    float64 model).
+    float64 model). ``request_seeds`` gives each request to vLLM a seed of its own.
     """
 
     models: tuple[str, ...]
@@ -31,13 +32,20 @@ class Settings:
     task_source: str = ""
     engine: str = "eager"
     state_dtype: torch.dtype = torch.float32
+    prompt_style: str = DEFAULT_STYLE
+    request_seeds: bool = False
 
     def __post_init__(self) -> None:
         check_engine(self.engine, self.device, self.dtype, self.state_dtype)
+        find_style(self.prompt_style)
         if not self.models:
             raise InputError("--model: none given; name at least one")
         if len(set(self.models)) < len(self.models):
             raise InputError(f"--model {' '.join(self.models)}: one is named twice; name each once")
+        if self.request_seeds and self.engine != "vllm":
+            raise InputError(f"--request-seeds: is for --engine vllm, not {self.engine}; leave it out")
+        if self.request_seeds and len(self.models) > 1:
+            raise InputError("--request-seeds: slows vLLM's sampler, so nothing is compared with it; give one --model")
         if not self.problems:
             raise InputError(f"budget.limit = {self.budget.limit}: calibration takes all of these; allow 2 at least")
 
@@ -45,6 +53,10 @@ class Settings:
     def problems(self) -> tuple[Problem, ...]:
         """The problems that are evaluated."""
         return evaluated(self.task, self.budget)
+
+    @property
+    def style(self) -> PromptStyle:
+        return find_style(self.prompt_style)
 
     @property
     def calibration(self) -> tuple[Problem, ...]:

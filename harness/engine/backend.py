@@ -22,10 +22,13 @@ from harness.records import Budget
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Window:
-    """What rows [0, n) produced: ``tokens`` int64 and ``logprobs`` [steps, n]; the first ``count[row]`` count."""
+    """What rows [0, n) produced: ``tokens`` int64 and ``logprobs`` [steps, n]; the first ``count[row]`` count.
+
+    ``logprobs`` is None from an engine that does not say them.
+    """
 
     tokens: np.ndarray
-    logprobs: np.ndarray
+    logprobs: np.ndarray | None
     count: np.ndarray
 
 

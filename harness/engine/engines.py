@@ -1,4 +1,4 @@
-"""Which engine decodes: ``eager`` (plain PyTorch, any device, the reference) or ``native`` (fused kernels, a GPU)."""
+"""Which engine decodes: ``eager`` (plain PyTorch, the reference), ``native`` (fused kernels, a GPU) or ``vllm``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
+from harness.engine import sampler, vllm
 from harness.engine.backend import EagerBackend
 from harness.models.config import DecoderConfig
 from harness.models.resolve import LoadedModel
@@ -16,17 +17,22 @@ if TYPE_CHECKING:  # imports Triton, which the plain engine does without
     from harness.engine.graph import GraphBackend
 
 AnyBackend: TypeAlias = "EagerBackend | GraphBackend"
-ENGINES = ("eager", "native")
+ENGINES = ("eager", "native", "vllm")
 STATE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def check_engine(engine: str, device: torch.device, dtype: torch.dtype, state_dtype: torch.dtype) -> None:
     """InputError where an engine cannot run on this device or in these dtypes; known before anything is loaded."""
     if engine not in ENGINES:
-        raise InputError(f"--engine {engine!r}: must be {' or '.join(ENGINES)}")
+        raise InputError(f"--engine {engine!r}: must be {', '.join(ENGINES)}")
     if engine == "eager":
         if state_dtype.itemsize < 4:
             raise InputError("--state-dtype: 16-bit states need the native engine, which rounds once a commit")
+        return
+    if engine == "vllm":
+        if dtype == torch.float64:
+            raise InputError("--engine vllm: has no float64; use float32, or --engine eager")
+        vllm.check_installed()
         return
     if device.type != "cuda":
         raise InputError("--engine native: its kernels run on a GPU; use eager on a CPU")
@@ -34,16 +40,20 @@ def check_engine(engine: str, device: torch.device, dtype: torch.dtype, state_dt
         raise InputError("--engine native: has no float64; use float32, or --engine eager")
 
 
+def look_every(engine: str) -> int:
+    """Decode steps between two looks of the host."""
+    return vllm.LOOK_EVERY if engine == "vllm" else sampler.LOOK_EVERY
+
+
 def check_model(engine: str, config: DecoderConfig) -> None:
     """InputError where the native engine has no kernel for a model's layers."""
     if engine == "eager":
         return
-    kinds = sorted(set(config.layers) - {"attention", "mamba2", "discrete_mamba2"})
-    if kinds:
-        raise InputError(f"--engine native: no kernel for {', '.join(kinds)} layers yet; use eager")
-    mamba = config.mamba
-    if mamba is not None and set(config.layers) != {"attention"} and mamba.state & (mamba.state - 1):
-        raise InputError(f"--engine native: mamba.state = {mamba.state} is no power of two; use eager")
+    for kind in sorted(set(config.layers) - {"attention"}):
+        size = config.recurrent(kind).state
+        if size & (size - 1):
+            field = "mamba1" if kind == "mamba1" else "mamba"
+            raise InputError(f"--engine native: {field}.state = {size} is no power of two; use eager")
 
 
 def make_backend(

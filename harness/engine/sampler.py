@@ -54,7 +54,7 @@ class _Row:
     scanner: StopScanner
     t_first: float | None = None
     tokens: int = 0
-    logprob: float = 0.0
+    logprob: float | None = 0.0
     finish: Finish | None = None
 
 
@@ -200,7 +200,7 @@ class _Round:
         out = []
         self._absorb_all(flight.rows, window)
         for row in flight.rows.values():
-            if row.t_first is None:
+            if row.t_first is None and row.tokens:
                 row.t_first = now
         for slot, row in sorted(self.rows.items(), key=lambda item: item[1].place):
             if over and not self.budget.drain:
@@ -214,11 +214,13 @@ class _Round:
         return out
 
     def _absorb_all(self, rows: dict[int, _Row], window: Window) -> None:
-        tokens, logprobs, counts = window.tokens.T.tolist(), window.logprobs.T.tolist(), window.count.tolist()
+        tokens, counts = window.tokens.T.tolist(), window.count.tolist()
+        logprobs = None if window.logprobs is None else window.logprobs.T.tolist()
         for slot, row in rows.items():
-            self._absorb(row, tokens[slot][: counts[slot]], logprobs[slot][: counts[slot]])
+            count = counts[slot]
+            self._absorb(row, tokens[slot][:count], None if logprobs is None else logprobs[slot][:count])
 
-    def _absorb(self, row: _Row, tokens: list[int], logprobs: list[float]) -> None:
+    def _absorb(self, row: _Row, tokens: list[int], logprobs: list[float] | None) -> None:
         """Count a row's new tokens up to the one that ends it; what comes after is dropped."""
         if row.finish is not None or not tokens:
             return
@@ -233,8 +235,12 @@ class _Round:
         elif row.tokens + len(tokens) >= self.budget.max_new_tokens:
             finish = "length"
         row.tokens += len(tokens)
-        row.logprob += math.fsum(logprobs[: len(tokens)])
-        row.finish = finish if math.isfinite(row.logprob) else "error"
+        row.finish = finish
+        if logprobs is None or row.logprob is None:
+            row.logprob = None
+        else:
+            row.logprob += math.fsum(logprobs[: len(tokens)])
+            row.finish = finish if math.isfinite(row.logprob) else "error"
 
     def _trajectory(self, row: _Row, now: float, late: bool) -> Trajectory:
         assert row.t_first is not None and row.finish is not None
@@ -252,7 +258,7 @@ class _Round:
             finish=row.finish,
             late=late,
             text=row.scanner.kept().decode("utf-8", errors="replace"),
-            logprob=row.logprob if math.isfinite(row.logprob) else 0.0,
+            logprob=row.logprob if row.logprob is None or math.isfinite(row.logprob) else 0.0,
         )
 
     def _recover(self, progress: Progress) -> None:

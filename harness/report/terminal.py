@@ -18,6 +18,7 @@ from rich.table import Table
 
 from harness.report.files import budget_rows
 from harness.report.numbers import Numbers
+from harness.report.selection import reward_line
 from harness.scoring.cost import Decomposition
 from harness.scoring.crossover import SHARES, proven_span
 
@@ -31,6 +32,8 @@ def print_report(numbers: Numbers, console: Console) -> None:
     """What was run, then all tables; for random weights only what has no accuracy in it."""
     console.print(_run_line(numbers), highlight=False, markup=False)
     tables = [_accuracy(numbers)] if numbers.run.accuracy_allowed else []
+    if numbers.selections:
+        tables.append(_selection(numbers))
     tables.append(_speed(numbers))
     if numbers.comparisons:
         tables += [_crossovers(numbers), _speedups(numbers)]
@@ -79,6 +82,16 @@ def _accuracy(numbers: Numbers) -> Table:
         return out
 
     return _by_second(numbers, _table("Accuracy", "model", "s", "coverage %", "> guess", "majority %", *proven), cells)
+
+
+def _selection(numbers: Numbers) -> Table:
+    """The vote and the two choices by reward side by side."""
+
+    def cells(row: Row) -> list[str]:
+        return [_interval(row, metric) for metric in ("majority", "naive", "weighted")]
+
+    headers = ("model", "s", "majority %", "naive %", "weighted %")
+    return _by_second(numbers, _table("Choice among samples", *headers), cells)
 
 
 def _speed(numbers: Numbers) -> Table:
@@ -176,7 +189,8 @@ def _remarks(numbers: Numbers) -> list[str]:
     run = numbers.run
     lines = []
     if resumes := run.manifest.get("resumes"):
-        lines.append(f"! resumed {resumes} times: each chain is as it would have been, its second is not; no headline.")
+        same = "" if run.manifest.get("engine") == "vllm" else "each chain is as it would have been, "
+        lines.append(f"! resumed {resumes} times: {same}its second is not; no headline.")
     if any(m.in_flight.warn[numbers.index_of(s)] for m in numbers.models.values() for s in run.budget.seconds):
         lines.append("! batch / finished above 0.2: what has finished by then is biased to short chains.")
     lines.append("done: median finished a problem. none %: problems with none. length: mean tokens of the finished.")
@@ -195,6 +209,11 @@ def _remarks(numbers: Numbers) -> list[str]:
             text += f", no answer {100 * of.no_vote:.1f} %"
             text += f", answer classes with verdicts at odds {model.accuracy.split_classes}"
             lines.append(text)
+    if numbers.selections:
+        lines.append(f"naive: answer of the best-scored; weighted: largest sum of scores; {reward_line(numbers)}.")
+    for name, chosen in numbers.selections.items():
+        too_long = f"too long for the reward model {100 * chosen.over_limit:.1f} %"
+        lines.append(f"{name}: {chosen.reward_s:,.4g} s of rewards, {too_long}")
     if len(run.budget.seconds) > 1:
         lines.append("Every budget is read off one log: it holds at this batch, for a policy blind to the deadline.")
     return lines

@@ -49,13 +49,25 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class KernelTime:
+    """One kernel's part of a step: launches, microseconds, and the bytes planned for it over its time in GB/s."""
+
+    name: str
+    launches: float
+    us: float
+    gb_per_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Measurement:
-    """A row with what the table says beside it: slowest and fastest tokens/s seen, seconds of prefill."""
+    """A row with what the tables say beside it: slowest and fastest tokens/s seen, seconds of prefill, and the split
+    of a step by kernel where a trace has one."""
 
     row: Row
     slowest: float
     fastest: float
     prefill_s: float
+    split: tuple[KernelTime, ...] = ()
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -110,6 +122,20 @@ def throughput_tables(measurements: Sequence[Measurement]) -> list[Table]:
             f"{m.prefill_s:.2g}", _figure(r.peak_gib, 1), _figure(r.joules_per_ktok, 2),
         )  # fmt: skip
     return [speed, cost]
+
+
+def split_table(measurement: Measurement) -> Table:
+    """A step in the middle of a cell's chains, kernel by kernel."""
+    r = measurement.row
+    table = _table("kernel", "launches", "us/step", "share", "GB/s")
+    table.title = f"{r.model}, {r.batch} x {r.new_tokens}"
+    table.columns[1].justify = "right"
+    whole = sum(part.us for part in measurement.split)
+    for part in measurement.split:
+        table.add_row(
+            part.name, f"{part.launches:g}", f"{part.us:,.1f}", _percent(part.us / whole), f"{part.gb_per_s:,.0f}"
+        )
+    return table
 
 
 def _table(*headers: str) -> Table:

@@ -21,7 +21,10 @@ from harness.records import InputError
 FORMAT = 1
 LIBRARIES = ("torch", "triton", "numpy", "sympy", "latex2sympy2_extended", "tokenizers", "safetensors")
 # A resumed run must agree in these; everything below them is compared field by field.
-FIXED = ("task", "budget", "models", "device_type", "engine", "dtype", "state_dtype", "look_every", "clock_source")
+FIXED = (
+    *("task", "budget", "models", "device_type", "engine", "dtype", "state_dtype", "look_every", "clock_source"),
+    "request_seeds",  # with vLLM alone
+)
 
 
 def environment(device: torch.device) -> dict[str, Any]:
