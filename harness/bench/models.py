@@ -116,9 +116,6 @@ def _shape_text(config: DecoderConfig) -> str:
 
 
 def _crossover(config: DecoderConfig, teacher: DecoderConfig, work: Workload, device: Device) -> str:
-    for side in (config, teacher):
-        if "mamba1" in side.layers:
-            return "not predicted: the roofline does not count Mamba-1 layers"
     tokens = crossover_tokens(teacher, config, work, Ceilings(device.bytes_per_s, device.flop_per_s))
     where = f"batch {work.batch}, prompt {work.prompt}"
     return f"never below {1 << 20} new tokens ({where})" if tokens is None else f"{tokens} new tokens ({where})"

@@ -55,9 +55,10 @@ def test_inspect_counts_what_the_file_holds(name, capsys):
     assert form in said and f"{parameters(config):,}" in said
 
 
-def test_crossover_with_a_teacher(capsys):
+@pytest.mark.parametrize("student", ["llamba-1b", "mamba-in-llama-1b", "mamba2-1.3b"])
+def test_crossover_with_a_teacher(capsys, student):
     work = Workload(64, 128, 2048)
-    inspect_model("random:llamba-1b", "random:llama-3.2-1b", work, Device(), Console(width=160))
+    inspect_model(f"random:{student}", "random:llama-3.2-1b", work, Device(), Console(width=160))
     assert "new tokens (batch 64, prompt 128)" in capsys.readouterr().out
 
 
