@@ -222,7 +222,7 @@ def test_ctrl_c_is_answered_by_the_parent_alone(tmp_path: Path) -> None:
     script.write_text(
         "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs ignore it
         + SCRIPT
-        + "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n"
+        + "try:\n    print('waiting', flush=True)\n    time.sleep(60)\nexcept KeyboardInterrupt:\n"
         + "    print(*(worker.compare('(x+1)^2', 'x^2+2x+1').status for worker in workers),"
         + " *(worker.pid for worker in workers), flush=True)\n    raise\n"
     )
@@ -231,6 +231,7 @@ def test_ctrl_c_is_answered_by_the_parent_alone(tmp_path: Path) -> None:
     )
     assert parent.stdout is not None
     pids = parent.stdout.readline().split()
+    assert parent.stdout.readline() == b"waiting\n"
     os.killpg(parent.pid, signal.SIGINT)
     rest, errors = parent.communicate(timeout=60)
     assert rest.split() == [b"correct", b"correct", *pids]
