@@ -72,18 +72,12 @@ def rows(folder, data):
 
 
 @pytest.fixture
-def harness(monkeypatch, capsys):
+def harness(harness):
     """Call ``harness`` with arguments; returns (exit code, stderr)."""
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["harness", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        return code, capsys.readouterr().err
+        code, _, err = harness(*arguments)
+        return code, err
 
     return call
 

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from harness import cli
 from harness.bench.models import Device, inspect_model, layers_text, parameters, slot_state_bytes
 from harness.bench.roofline import Workload
 from harness.models.resolve import describe
 from harness.models.shapes import SHAPES
 
 VECTORS = Path(__file__).parents[1] / "models" / "checkpoints" / "vectors"
-
-
-def run(monkeypatch, *args):
-    monkeypatch.setattr(sys, "argv", ["harness", "models", *map(str, args)])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return stop.code
-    return 0
 
 
 def test_bytes_of_states_keys_and_values():
@@ -62,18 +51,17 @@ def test_crossover_with_a_teacher(capsys, student):
     assert "new tokens (batch 64, prompt 128)" in capsys.readouterr().out
 
 
-def test_commands_end_with_their_codes(monkeypatch, tmp_path, capsys):
-    assert run(monkeypatch, "list") == 0
-    assert run(monkeypatch, "inspect", VECTORS / "llamba") == 0
-    assert run(monkeypatch, "check", VECTORS / "llamba") == 0
-    assert run(monkeypatch, "inspect", tmp_path) == 2
-    assert run(monkeypatch, "check", tmp_path) == 2
-    capsys.readouterr()
-    assert run(monkeypatch, "convert", VECTORS / "llamba", tmp_path / "out") == 2
-    assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "out").exists()
+def test_commands_end_with_their_codes(harness, tmp_path):
+    assert harness("models", "list")[0] == 0
+    assert harness("models", "inspect", VECTORS / "llamba")[0] == 0
+    assert harness("models", "check", VECTORS / "llamba")[0] == 0
+    assert harness("models", "inspect", tmp_path)[0] == 2
+    assert harness("models", "check", tmp_path)[0] == 2
+    code, _, err = harness("models", "convert", VECTORS / "llamba", tmp_path / "out")
+    assert code == 2 and err.count("\n") == 1 and not (tmp_path / "out").exists()
     shutil.copytree(VECTORS / "llamba", tmp_path / "v")
     wrong = load_file(tmp_path / "v" / "logits.safetensors")
     wrong["steps"][-1, 0] += 1
     save_file(wrong, tmp_path / "v" / "logits.safetensors")
-    assert run(monkeypatch, "check", tmp_path / "v") == 1
-    assert "more than 1e-04" in capsys.readouterr().err
+    code, _, err = harness("models", "check", tmp_path / "v")
+    assert code == 1 and "more than 1e-04" in err

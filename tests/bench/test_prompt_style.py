@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import sys
 
 import pytest
 import torch
 import yaml
 
-from harness import cli
 from harness.models.checkpoints import native
 from harness.models.decoder import Decoder
 from harness.models.prompts import styles
@@ -52,21 +50,10 @@ def work(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def sample(work, monkeypatch, capsys):
+def sample(work, harness):
     """Call ``harness sample`` on a model; returns (exit code, stdout, stderr)."""
-
-    def call(model, *arguments):
-        fixed = ("--device=cpu", "--budget=b.yaml", "--task=task.yaml")
-        monkeypatch.setattr(sys, "argv", ["harness", "sample", f"--model={model}", *fixed, *arguments])
-        capsys.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return call
+    fixed = ("--device=cpu", "--budget=b.yaml", "--task=task.yaml")
+    return lambda model, *arguments: harness("sample", f"--model={model}", *fixed, *arguments)
 
 
 def refused(result, *words):

@@ -35,23 +35,6 @@ ROWS = [{"id": f"r{n}", "problem": f"What is {n} + 1?", "answer": str(n + 1)} fo
 SOLUTION = "We add {n} and 1.\n\nThat is {n} + 1 = {m}.\n\nSo the answer is \\boxed{{{m}}}."
 
 
-@pytest.fixture
-def harness(monkeypatch, capsys):
-    """Call ``harness`` with arguments; returns (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["harness", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def sampled(tmp_path_factory):
     """A folder with a task, budgets, a model and a sampled run, in whose log solutions stand for the model's noise."""
