@@ -1,4 +1,4 @@
-"""What the kernel of ``mamba2_step`` calls: softplus, cutting a vector, and the convolution of one step.
+"""What the kernel of ``mamba2_step`` calls: softplus, cutting a vector, a product, and the convolution of one step.
 
 v_t = bias + sum_j w_j u_{t - W + 1 + j}: the current input u_t comes from the projection, the W - 1 before it from
 rows (position mod W) of the slot's ring. Device functions, tested with the kernel.
@@ -21,18 +21,41 @@ def softplus(v):
 
 
 @triton.jit
-def convolve(projected, conv, weight, bias, t, channel, inside, tap_stride, channel_stride, C: tl.constexpr,
-              W: tl.constexpr, TAPS: tl.constexpr, SILU: tl.constexpr):  # fmt: skip
-    """Convolution in fp32 at ``channel``; ``projected`` and ``conv`` point at the row's input and its past."""
-    # One tile of all taps: loads are few and wide, and Triton does not repeat them for every layout it needs.
-    j = tl.arange(0, TAPS)[:, None]
-    channel = channel[None, :]
-    held = (j < W) & inside[None, :]
-    source = tl.where(j == W - 1, projected + channel, conv + ((t + 1 + j) % W) * C + channel)
-    taps = tl.load(source, held, 0).to(tl.float32)
-    taps *= tl.load(weight + (j * tap_stride + channel * channel_stride), held, 0).to(tl.float32)
-    v = tl.sum(taps, 0) + tl.sum(tl.load(bias + channel, inside[None, :], 0).to(tl.float32), 0)
+def newest(now, weight, bias, channel, inside, tap_stride, channel_stride, W: tl.constexpr):
+    """The part of the convolution that needs no past, fp32: bias and current input at ``channel``."""
+    w = tl.load(weight + ((W - 1) * tap_stride + channel * channel_stride), inside, 0).to(tl.float32)
+    return tl.load(bias + channel, inside, 0).to(tl.float32) + now.to(tl.float32) * w
+
+
+@triton.jit
+def past(conv, t, channel, inside, C: tl.constexpr, W: tl.constexpr):
+    """The W - 1 inputs before, oldest first, as loaded; ``conv`` points at the slot's ring."""
+    rows = ()
+    for j in tl.static_range(W - 1):
+        one = tl.load(conv + (((t + 1 + j) % W) * C + channel), inside, 0)
+        rows = rows + (one,)  # type: ignore[assignment]  # noqa: RUF005 (Triton knows no stars)
+    return rows
+
+
+@triton.jit
+def convolved(v, rows, weight, channel, inside, tap_stride, channel_stride, W: tl.constexpr, SILU: tl.constexpr):
+    """``newest`` and ``past`` together, in fp32."""
+    for j in tl.static_range(W - 1):
+        w = tl.load(weight + (j * tap_stride + channel * channel_stride), inside, 0).to(tl.float32)
+        v += rows[j].to(tl.float32) * w
     return v * tl.sigmoid(v) if SILU else v
+
+
+@triton.jit
+def exact_dot(a, b, THREE: tl.constexpr):
+    """a [M, E] fp32 times b [E, N] to nearly the 24 bits of fp32; ``THREE`` where b is bf16."""
+    if THREE:
+        high = a.to(tl.bfloat16)
+        rest = a - high.to(tl.float32)
+        middle = rest.to(tl.bfloat16)
+        low = (rest - middle.to(tl.float32)).to(tl.bfloat16)
+        return tl.dot(high, b, tl.dot(middle, b, tl.dot(low, b)))
+    return tl.dot(a, b.to(tl.float32), input_precision="tf32x3")
 
 
 @triton.jit

@@ -22,14 +22,13 @@ Groups of B and C, and heads of x that several heads share (MambaInLlama's Mamba
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-from .mamba2_conv import convolve, pieces, softplus
+from .mamba2_conv import convolved, exact_dot, newest, past, pieces, softplus
 from .mamba2_ring import Memory, Rows, by_head
 
 
@@ -115,146 +114,167 @@ def _step_kernel(
     position, position0, sample, snapshot, running,
     layer, projected_stride, tap_stride, channel_stride,
     H: tl.constexpr, P: tl.constexpr, N: tl.constexpr, X: tl.constexpr, B: tl.constexpr, G: tl.constexpr,
-    K: tl.constexpr, W: tl.constexpr, CLAMP: tl.constexpr, HEADS: tl.constexpr, DIMS: tl.constexpr,
-    COLUMNS: tl.constexpr, ENTRIES: tl.constexpr, TAPS: tl.constexpr, STAGES: tl.constexpr,
+    K: tl.constexpr, W: tl.constexpr, CLAMP: tl.constexpr,
+    DIMS: tl.constexpr, COLUMNS: tl.constexpr, ENTRIES: tl.constexpr, THREE: tl.constexpr, AGAIN: tl.constexpr,
 ):  # fmt: skip
-    """HEADS heads of one row that share B and C, in tiles of [DIMS, COLUMNS] of a head's [P, N].
+    """DIMS of a head's P rows of [P, N], of one slot; H heads, X heads of x, B groups of B, G groups of C.
 
-    H heads; X heads of x, B groups of B, G groups of C.
+    A program is a chain of two waits: first for what lies at addresses known beforehand, then for state, ring and
+    past inputs, all at once. So nothing is stored, and nothing summed across threads, before the last load is out:
+    a compiler moves no load over a store. A row that does not run goes along, which costs less than a third wait
+    would cost the others, and writes zeros alone.
     """
     INNER: tl.constexpr = H * P
     C: tl.constexpr = X * P + B * N + G * N
+    PARTS: tl.constexpr = (P + DIMS - 1) // DIMS
     SILU: tl.constexpr = a_log is not None
     slot = tl.program_id(1).to(tl.int64)
-    head0 = tl.program_id(0) * HEADS
-    lane = tl.arange(0, DIMS)
+    head, part = tl.program_id(0) // PARTS, tl.program_id(0) % PARTS
+    lane = part * DIMS + tl.arange(0, DIMS)
+    inside = lane < (P if P % DIMS else PARTS * DIMS)
+    n = tl.arange(0, N)
+    every = n < N
+    channel = head * P + lane
+    x_channel = head // (H // X) * P + lane
+    b_channel = X * P + head // (H // B) * N + n
+    c_channel = X * P + B * N + head // (H // G) * N + n
     out += slot * INNER
     projected += slot * projected_stride
-    if tl.load(running + slot) == 0:
-        for i in range(0, HEADS * P, DIMS):
-            tl.store(out + head0 * P + i + lane, tl.zeros([DIMS], out.dtype.element_ty), i + lane < HEADS * P)
-        return
 
+    alive = tl.load(running + slot) != 0
     t = tl.load(position + slot).to(tl.int32)
     age = t - tl.load(position0 + slot).to(tl.int32)
     phase = (t + tl.load(sample + slot).to(tl.int32) + layer) % K
-    first = tl.maximum(phase - age, 0)
-    place = tl.where(age <= phase, tl.load(snapshot + slot).to(tl.int64), slot)
-    # Addresses: a scalar base, 64 bits wide, and small offsets that a thread keeps for all tiles.
-    own_state = state + slot * INNER * N
-    state += place * INNER * N
-    ring_x += slot * (K - 1) * (X * P)
-    ring_b += slot * (K - 1) * (B * N) + head0 // (H // B) * N
-    ring_decay += slot * (K - 1) * H
+    place = tl.load(snapshot + slot).to(tl.int64)
+    x_new = tl.load(projected + x_channel, inside, 0)
+    b_new = tl.load(projected + b_channel)
+    c_new = tl.load(projected + c_channel)
+    z = tl.load(projected + C + channel, inside, 0).to(tl.float32)
+    step = tl.load(projected + C + INNER + head).to(tl.float32)
+    skip = tl.load(d + head).to(tl.float32)
+    if dt_bias is not None:
+        step += tl.load(dt_bias + head).to(tl.float32)
     if a_log is not None:
-        ring_dt += slot * (K - 1) * H
-    conv += slot * W * C
-    now = conv + (t % W) * C
-    k = tl.arange(0, ENTRIES)
-    held = (k >= first) & (k < phase)
-
-    n = tl.arange(0, N)
+        rate = tl.load(a_log + head).to(tl.float32)
+    if z_bias is not None:
+        z += tl.load(z_bias + channel, inside, 0).to(tl.float32)
+    x_sum = newest(x_new, conv_weight, conv_bias, x_channel, inside, tap_stride, channel_stride, W)
+    b_sum = newest(b_new, conv_weight, conv_bias, b_channel, every, tap_stride, channel_stride, W)
+    c_sum = newest(c_new, conv_weight, conv_bias, c_channel, every, tap_stride, channel_stride, W)
+    # Addresses: a scalar base, 64 bits wide, and small offsets.
+    first = tl.maximum(phase - age, 0)
+    place = tl.where(age <= phase, place, slot)
     column = tl.arange(0, COLUMNS)
-    tile = lane[:, None] * N + column[None, :]
-    every = tl.full([N], 1, tl.int1)
-    columns = tl.full([COLUMNS], 1, tl.int1)
-    b_first = X * P + head0 // (H // B) * N
-    b_channel = b_first + n
-    c_channel = X * P + B * N + head0 // (H // G) * N + n
-    b = convolve(projected, conv, conv_weight, conv_bias, t, b_channel, every, tap_stride, channel_stride,
-                  C, W, TAPS, SILU)  # fmt: skip
-    c = convolve(projected, conv, conv_weight, conv_bias, t, c_channel, every, tap_stride, channel_stride,
-                  C, W, TAPS, SILU)  # fmt: skip
-    b_kept = b.to(projected.dtype.element_ty)
-    b = b_kept.to(tl.float32)
-    # The first of the heads that share x, B or C keeps it. Nobody reads what is written in the same launch: the
-    # convolution reads the W - 1 rows before this one, and the ring is read up to the entry before this one.
-    keeps_b = (n >= 0) & (head0 % (H // B) == 0)
-    keeps_c = (n >= 0) & (head0 % (H // G) == 0)
-    if W > 1:
-        tl.store(now + b_channel, tl.load(projected + b_channel), keeps_b)
-        tl.store(now + c_channel, tl.load(projected + c_channel), keeps_c)
-    tl.store(ring_b + phase * (B * N) + n, b_kept, keeps_b & (phase < K - 1))
-    own_dot = tl.sum(b * c, 0)
-    c_pieces = pieces(c, N, N // COLUMNS)
+    base = (head * P + part * DIMS) * N
+    tile = tl.arange(0, DIMS)[:, None] * N + column[None, :]
+    own_state = state + slot * INNER * N + base
+    state += place * INNER * N + base
+    # Not needed again for a whole step: it must not push weights and rings out of the cache.
+    held_state = ()
+    for q in tl.static_range(N // COLUMNS):
+        s = tl.load(state + q * COLUMNS + tile, inside[:, None], 0, eviction_policy="evict_first")
+        held_state = held_state + (s,)  # type: ignore[assignment]  # noqa: RUF005 (Triton knows no stars)
+    conv += slot * W * C
+    x_past = past(conv, t, x_channel, inside, C, W)
+    b_past = past(conv, t, b_channel, every, C, W)
+    c_past = past(conv, t, c_channel, every, C, W)
+    ring_x += slot * (K - 1) * (X * P) + x_channel
+    ring_b += slot * (K - 1) * (B * N) + head // (H // B) * N
+    ring_decay += slot * (K - 1) * H + head
+    if a_log is not None:
+        ring_dt += slot * (K - 1) * H + head
     if K > 1:
+        k = tl.arange(0, ENTRIES)
+        held = (k >= first) & (k < phase)
+        total = tl.load(ring_decay + (phase - 1) * H, first < phase, 0)
+        decay = tl.load(ring_decay + k * H, held, 0)
+        if a_log is not None:
+            steps = tl.load(ring_dt + k * H, held, 0)
         b_k = tl.load(ring_b + k[:, None] * (B * N) + n[None, :], held[:, None], 0)
-        dots = tl.sum(b_k.to(tl.float32) * c[None, :], 1)
+        x_k = tl.load(ring_x[None, :] + k[:, None] * (X * P), held[:, None] & inside[None, :], 0)
+    else:
+        total = 0.0
 
-    for i in range(HEADS):
-        head = head0 + i
-        keeps = head % (H // X) == 0
-        step = tl.load(projected + C + INNER + head).to(tl.float32)
-        if dt_bias is not None:
-            step += tl.load(dt_bias + head).to(tl.float32)
-        step = softplus(step)
-        total = -step
+    x = convolved(x_sum, x_past, conv_weight, x_channel, inside, tap_stride, channel_stride, W, SILU)
+    b = convolved(b_sum, b_past, conv_weight, b_channel, every, tap_stride, channel_stride, W, SILU)
+    c = convolved(c_sum, c_past, conv_weight, c_channel, every, tap_stride, channel_stride, W, SILU)
+    x_kept = x.to(projected.dtype.element_ty)
+    b_kept = b.to(projected.dtype.element_ty)
+    x = x_kept.to(tl.float32)
+    b = b_kept.to(tl.float32)
+    step = softplus(step)
+    own = tl.sum(b * c, 0)
+    if a_log is not None:
+        total -= tl.exp(rate) * step
+        own *= step
+    else:
+        total -= step
+    # Products of all columns add up in place before anything is summed across threads.
+    c_pieces = pieces(c, N, N // COLUMNS)
+    read = tl.zeros([DIMS, COLUMNS], tl.float32)
+    for q in tl.static_range(N // COLUMNS):
+        read += held_state[q].to(tl.float32) * c_pieces[q][None, :]
+    y = tl.exp(total) * tl.sum(read, 1) + (own + skip) * x
+    if K > 1:
+        weight = tl.exp(total - decay) * tl.sum(b_k.to(tl.float32) * c[None, :], 1)
         if a_log is not None:
-            total *= tl.exp(tl.load(a_log + head).to(tl.float32))
-        own = own_dot
+            weight *= steps
+        y += tl.sum(x_k.to(tl.float32) * weight[:, None], 0)
+    tl.store(out + channel, tl.where(alive, y * z * tl.sigmoid(z), 0.0).to(out.dtype.element_ty), inside)
+
+    # The first of the programs that share x, B or C keeps it. Nobody reads what is written in the same launch: the
+    # convolution reads the W - 1 rows before this one, and the ring is read up to the entry before this one.
+    keeps_x = inside & (alive & (head % (H // X) == 0))
+    keeps_b = every & (alive & (head % (H // B) == 0) & (part == 0))
+    keeps_c = every & (alive & (head % (H // G) == 0) & (part == 0))
+    if W > 1:
+        now = conv + (t % W) * C
+        tl.store(now + x_channel, x_new, keeps_x)
+        tl.store(now + b_channel, b_new, keeps_b)
+        tl.store(now + c_channel, c_new, keeps_c)
+    if phase < K - 1:
+        tl.store(ring_x + phase * (X * P), x_kept, keeps_x)
+        tl.store(ring_b + phase * (B * N) + n, b_kept, keeps_b)
+        tl.store(ring_decay + phase * H, total, alive & (part == 0))
         if a_log is not None:
-            own *= step
-        own += tl.load(d + head).to(tl.float32)
+            tl.store(ring_dt + phase * H, step, alive & (part == 0))
+    elif alive:
+        # One step of K comes here. The ring comes out of the caches once more: kept in registers in the shape that the
+        # matrix units take, with 16 entries at least, it would cost all other steps.
+        if a_log is not None:
+            x *= step
         if K > 1:
-            total += tl.load(ring_decay + (phase - 1) * H + head, first < phase, 0)
-            weight = tl.exp(total - tl.load(ring_decay + k * H + head, held, 0)) * dots
-            if a_log is not None:
-                weight *= tl.load(ring_dt + k * H + head, held, 0)
-            if phase < K - 1:
-                tl.store(ring_decay + phase * H + head, total)
-                if a_log is not None:
-                    tl.store(ring_dt + phase * H + head, step)
-        for part in tl.range(0, (P + DIMS - 1) // DIMS, num_stages=STAGES):
-            inside = tl.full([DIMS], 1, tl.int1) if P % DIMS == 0 else part * DIMS + lane < P
-            x_channel = head // (H // X) * P + part * DIMS + lane
-            channel = head * P + part * DIMS + lane
-            base = (head * P + part * DIMS) * N
-            # Products of all columns add up in place before anything is summed across threads.
-            read = tl.zeros([DIMS, COLUMNS], tl.float32)
+            LONG: tl.constexpr = max(16, ENTRIES)
+            j = tl.arange(0, LONG)
+            earlier = (j >= first) & (j < phase)
+            b_j = ()
             for q in tl.static_range(N // COLUMNS):
-                # Not needed again for a whole step: it must not push weights and rings out of the cache.
-                s = tl.load(state + base + q * COLUMNS + tile, inside[:, None], 0, eviction_policy="evict_first")
-                read += s.to(tl.float32) * c_pieces[q][None, :]
-            x = convolve(projected, conv, conv_weight, conv_bias, t, x_channel, inside, tap_stride, channel_stride,
-                          C, W, TAPS, SILU)  # fmt: skip
-            x_kept = x.to(projected.dtype.element_ty)
-            x = x_kept.to(tl.float32)
-            y = tl.exp(total) * tl.sum(read, 1) + own * x
+                rows_of_b = tl.load(
+                    ring_b + j[:, None] * (B * N) + (q * COLUMNS + column)[None, :], earlier[:, None], 0
+                )
+                b_j = b_j + (rows_of_b,)  # type: ignore[assignment]  # noqa: RUF005
+            scale = tl.exp(total - tl.load(ring_decay + j * H, earlier, 0))
+            if a_log is not None:
+                scale *= tl.load(ring_dt + j * H, earlier, 0)
+            x_j = tl.load(ring_x[:, None] + j[None, :] * (X * P), inside[:, None] & earlier[None, :], 0)
+            x_j = x_j.to(tl.float32) * scale[None, :]
+        if AGAIN:
+            held_again = ()
+            for q in tl.static_range(N // COLUMNS):
+                entries = tl.load(state + q * COLUMNS + tile, inside[:, None], 0)
+                held_again = held_again + (entries,)  # type: ignore[assignment]  # noqa: RUF005
+        else:
+            held_again = held_state
+        b_pieces = pieces(b, N, N // COLUMNS)
+        for q in tl.static_range(N // COLUMNS):
+            whole = held_again[q].to(tl.float32) * tl.exp(total) + x[:, None] * b_pieces[q][None, :]
             if K > 1:
-                x_k = tl.load(ring_x + (k[:, None] * (X * P) + x_channel[None, :]),
-                              held[:, None] & inside[None, :], 0)  # fmt: skip
-                y += tl.sum(x_k.to(tl.float32) * weight[:, None], 0)
-            z = tl.load(projected + C + channel, inside, 0).to(tl.float32)
-            if z_bias is not None:
-                z += tl.load(z_bias + channel, inside, 0).to(tl.float32)
-            tl.store(out + channel, (y * z * tl.sigmoid(z)).to(out.dtype.element_ty), inside)
-            if W > 1:
-                tl.store(now + x_channel, tl.load(projected + x_channel, inside, 0), inside & keeps)
-            if phase < K - 1:
-                tl.store(ring_x + phase * (X * P) + x_channel, x_kept, inside & keeps)
-            else:
-                if a_log is not None:
-                    x *= step
-                # One step of K comes here: short code matters more than a second pass over state and B.
-                for start in range(0, N, COLUMNS):
-                    at = base + start + tile
-                    b_q = convolve(projected, conv, conv_weight, conv_bias, t, b_first + start + column, columns,
-                                   tap_stride, channel_stride, C, W, TAPS, SILU)  # fmt: skip
-                    b_q = b_q.to(projected.dtype.element_ty).to(tl.float32)
-                    whole = tl.load(state + at, inside[:, None], 0).to(tl.float32) * tl.exp(total)
-                    whole += x[:, None] * b_q[None, :]
-                    for j in range(first, phase):
-                        scale = tl.exp(total - tl.load(ring_decay + j * H + head))
-                        if a_log is not None:
-                            scale *= tl.load(ring_dt + j * H + head)
-                        x_j = tl.load(ring_x + j * (X * P) + x_channel, inside, 0).to(tl.float32) * scale
-                        b_j = tl.load(ring_b + j * (B * N) + start + column).to(tl.float32)
-                        whole += x_j[:, None] * b_j[None, :]
-                    if CLAMP:
-                        over = tl.sum((tl.abs(whole) > 65504).to(tl.int32))
-                        tl.atomic_add(saturated, over, over > 0, sem="relaxed")
-                        whole = tl.where(whole > 65504, 65504.0, tl.where(whole < -65504, -65504.0, whole))
-                    tl.store(own_state + at, whole.to(state.dtype.element_ty), inside[:, None])
+                whole += exact_dot(x_j, b_j[q], THREE)
+            if CLAMP:
+                over = tl.sum((tl.abs(whole) > 65504).to(tl.int32))
+                tl.atomic_add(saturated, over, over > 0, sem="relaxed")
+                whole = tl.where(whole > 65504, 65504.0, tl.where(whole < -65504, -65504.0, whole))
+            tl.store(own_state + q * COLUMNS + tile, whole.to(state.dtype.element_ty), inside[:, None])
 
 
 @triton.jit
@@ -272,44 +292,50 @@ def _norm_kernel(y, weight, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Launch:
-    """``heads`` of a group for each program, tiles of ``dims`` x ``columns``, warps, stages, register limit.
+    """``dims`` of a head's rows for each program, read ``columns`` at a time, by ``warps``, with a register limit.
 
-    ``columns`` are N, N/2 or N/4. One warp with few registers is meant: B, C and the ring's products are done once
-    a head, no warp waits for another, and a dozen programs on a multiprocessor cover each other's loads. Sums
-    over N may round differently from launch to launch: where bits must not depend on the batch, hand in one.
+    ``columns`` are N, N/2 or N/4. ``again``: a commit reads the state a second time, out of the cache, instead of
+    keeping it in registers meanwhile. Sums over N may round differently from launch to launch: where bits must not
+    depend on the batch, hand in one.
     """
 
-    heads: int
     dims: int
     columns: int
     warps: int = 1
-    stages: int = 1
-    registers: int = 128
+    registers: int = 168
+    again: bool = True
 
 
-# By (capability, large, N, bytes of a state entry); large: at least 8,192 (row, head) pairs. Empty: nothing is
-# measured yet, every shape takes ``default_launch``.
-LAUNCHES: dict[tuple[int, bool, int, int], Launch] = {}
+# By (capability, large, N, bytes of a state entry); large: at least 8,192 (row, head) pairs. Measured on an H100 at
+# Llamba-1B's (N = 64) and Mamba2-1.3B's (N = 128) shapes, with K of their rings (results/h100/step_kernels.py).
+LAUNCHES = {
+    (90, True, 64, 2): Launch(64, 64, 2, 128),
+    (90, True, 64, 4): Launch(32, 64, 1, 128, again=False),
+    (90, True, 128, 2): Launch(64, 32, 2, 168),
+    (90, True, 128, 4): Launch(64, 32, 4, 168, again=False),
+}
 
 
 def default_launch(head_dim: int, state: int) -> Launch:
-    """Untuned: a head a program, 32 columns at a time for all rows where P is 64.
-
-    Then 64 fp32 registers a thread hold the products, 8 entries of a row are one load, 4 threads add up a row.
-    """
+    """Untuned: a tile of at most 4,096 entries for a warp, 32 columns at a time."""
     columns = max(min(32, state), state // 4)
-    return Launch(1, min(2048 // columns, head_dim & -head_dim), columns)
+    return Launch(min(4096 // state, _power_of_2_in(head_dim)), columns)
 
 
-def launch_for(memory: Memory, rows: int, shared: int) -> Launch:
-    """The table's entry where its heads divide the ``shared`` heads that have B and C in common, else the default."""
+def launch_for(memory: Memory, rows: int) -> Launch:
+    """The table's entry, with fewer ``dims`` where they would not divide P; else the default."""
     _, heads, dim, size = memory.state.shape
     if memory.state.device.type != "cuda":
         return default_launch(dim, size)
     major, minor = torch.cuda.get_device_capability(memory.state.device)
     key = (10 * major + minor, rows * heads >= 8192, size, memory.state.element_size())
-    found = LAUNCHES.get(key, default_launch(dim, size))
-    return found if shared % found.heads == 0 else default_launch(dim, size)
+    found = LAUNCHES.get(key) or default_launch(dim, size)
+    return dataclasses.replace(found, dims=min(found.dims, _power_of_2_in(dim)))
+
+
+def _power_of_2_in(n: int) -> int:
+    """The largest power of two that divides n."""
+    return n & -n
 
 
 def mamba2_step_triton(
@@ -323,29 +349,29 @@ def mamba2_step_triton(
     """``mamba2_step`` in one launch, two with ``mixer.norm``; for a CUDA graph: the grid depends on shapes alone.
 
     ``out`` [rows, inner] is allocated where not given, nothing else is. ``projected`` (its last axis contiguous) has
-    the dtype of the rings; ``memory`` is contiguous. ValueError where N is no power of two or the launch does not fit.
+    the dtype of the rings; ``memory`` is contiguous. ValueError where N is no power of two.
     """
     count, (_, heads, dim, size) = projected.shape[0], memory.state.shape
     channels, width = mixer.conv_weight.shape
     x_heads, b_groups = memory.x.shape[2] // dim, memory.b.shape[2] // size
     c_groups = (channels - x_heads * dim) // size - b_groups
-    shared = math.gcd(heads // b_groups, heads // c_groups)
     if size & (size - 1):
         raise ValueError(f"state size N = {size}: the kernel needs a power of two")
-    launch = launch or launch_for(memory, count, shared)
-    if shared % launch.heads:
-        raise ValueError(f"{launch}: heads must divide the {shared} heads that have B and C in common")
+    launch = launch or launch_for(memory, count)
     if out is None:
         out = projected.new_empty(count, heads * dim)
     ring = max(1, memory.length - 1)
-    _step_kernel[(heads // launch.heads, count)](
+    _step_kernel[(heads * triton.cdiv(dim, launch.dims), count)](
         out, projected, mixer.conv_weight, mixer.conv_bias, mixer.d, mixer.a_log, mixer.dt_bias, mixer.z_bias,
         memory.state, memory.conv, memory.x, memory.b, memory.dt, memory.decay, memory.saturated,
         rows.position, rows.position0, rows.sample, rows.snapshot, rows.running,
         mixer.layer, projected.stride(0), mixer.conv_weight.stride(1), mixer.conv_weight.stride(0),
         heads, dim, size, x_heads, b_groups, c_groups, memory.length, width, memory.state.dtype == torch.float16,
-        launch.heads, launch.dims, launch.columns, triton.next_power_of_2(ring), triton.next_power_of_2(width),
-        launch.stages, num_warps=launch.warps, maxnreg=launch.registers,
+        launch.dims, launch.columns, triton.next_power_of_2(ring),
+        # Triton's interpreter multiplies bf16 as if its bits were integers (3.6 and 3.7).
+        projected.dtype == torch.bfloat16 and projected.is_cuda,
+        launch.again,
+        num_warps=launch.warps, maxnreg=launch.registers,
     )  # fmt: skip
     if mixer.norm is not None:
         part = heads * dim // mixer.norm_groups

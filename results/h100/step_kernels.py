@@ -1,7 +1,8 @@
 """The Mamba-2 decode step on a GPU: checks at full shapes, a sweep of launch parameters, and the rivals beside it.
 
     python results/h100/step_kernels.py --csv step.csv       (the project installed; one GPU, free of others)
-    python results/h100/step_kernels.py --cells 0 1          (the two shapes with goals alone: a few minutes)
+    python results/h100/step_kernels.py --cells 0 1          (the two shapes with goals alone)
+    for i in {0..11}; do python results/h100/step_kernels.py --compile $i 12 & done; wait     (first: on all cores)
     python results/h100/step_kernels.py --dry-run            (tiny shapes in Triton's interpreter, no timings)
 
 Every time is a median over replays of a CUDA graph that goes through several sets of states, together far larger
@@ -15,6 +16,7 @@ ceiling of this run and 3.0 TB/s.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -23,7 +25,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 
@@ -159,6 +161,7 @@ def timed(calls: list[Callable[[], object]], device: torch.device) -> float:
             call()
         return (time.perf_counter() - start) / len(calls)
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for call in calls:
             call()
@@ -203,55 +206,51 @@ def check(inputs: Inputs, launch: Launch | None) -> float:
     return off
 
 
-def neighbours(cell: Cell, found: list[tuple[float, Launch]], dry: bool) -> Iterator[list[Launch]]:
-    """Rounds of a search; each starts from the best so far."""
-    heads, dim, size = cell.shape
-
-    def changed(**values: int) -> Launch:
-        return dataclasses.replace(min(found, key=lambda f: f[0])[1], **values)
-
+def launches(cell: Cell, state_dtype: torch.dtype, dry: bool) -> list[Launch]:
+    """The default, then every other that keeps 16 to 64 registers of a tile for each thread."""
+    _, dim, size = cell.shape
     if dry:
-        yield [Launch(1, 4, 8, 2)]
-        return
-    # 32 to 64 entries of a tile for each thread: fewer leave little in flight, more do not fit the registers.
-    tiles = itertools.product((16, 32, 64), (32, 64, 128), (1, 2))
-    fitting = [(d, c, w) for d, c, w in tiles if d <= dim and c <= size and 32 <= d * c // (32 * w) <= 64]
-    yield [Launch(1, d, c, w) for d, c, w in fitting]
-    # More heads a program need more registers: tried together, or the search would stop short of both.
-    shared = [h for h in (2, 4) if heads // cell.groups % h == 0]
-    yield [changed(heads=h, registers=r) for h, r in itertools.product(shared, (128, 168, 255))]
-    yield [changed(registers=r) for r in (80, 96, 168, 255)]
-    yield [changed(stages=2)]
+        return [default_launch(dim, size), Launch(4, 8, 2)]
+    found = [default_launch(dim, size)]
+    for d, c, warps, registers in itertools.product((16, 32, 64), (32, 64, 128), (1, 2, 4), (96, 128, 168, 255)):
+        kept = d * size * state_dtype.itemsize // (4 * 32 * warps)  # registers of a thread for its state
+        if d <= dim and size // 4 <= c <= size and 16 <= kept <= 64 and kept + 48 <= registers <= 2 * kept + 128:
+            found += [Launch(d, c, warps, registers, again) for again in (False, True)]
+    return list(dict.fromkeys(found))
 
 
 def sweep(inputs: list[Inputs], search: bool, dry: bool) -> list[tuple[float, Launch]]:
     """(seconds, launch), the default first."""
     cell = inputs[0].cell
     out = torch.empty(cell.rows, cell.inner, dtype=cell.dtype, device=cell.device)
-    default = default_launch(*cell.shape[1:])
-
-    def measure(launch: Launch) -> tuple[float, Launch]:
-        return timed([functools.partial(i.run, launch, out) for i in inputs], cell.device), launch
-
-    found = [measure(default)]
-    for launches in neighbours(cell, found, dry) if search else ():
-        for launch in launches:
-            try:
-                found.append(measure(launch))
-            except (OutOfResources, PTXASError) as failure:
-                print(f"skipped {launch}: {failure}")
+    found = []
+    for launch in launches(cell, inputs[0].state_dtype, dry)[: None if search else 1]:
+        try:
+            found.append((timed([functools.partial(i.run, launch, out) for i in inputs], cell.device), launch))
+        except (OutOfResources, PTXASError) as failure:
+            print(f"skipped {launch}: {failure}")
     check(inputs[0], min(found, key=lambda f: f[0])[1])
     return found
 
 
-def one_phase(inputs: list[Inputs], launch: Launch) -> float:
-    """Mean over the phases of a step whose rows all stand at the same one."""
-    total = 0.0
+def compile_part(chosen: list[Cell], states: list[str], part: int, parts: int) -> None:
+    """Compile every ``parts``-th launch: run side by side before a sweep, on all cores."""
+    for cell, state in itertools.product(chosen, states):
+        state_dtype = getattr(torch, state)
+        inputs = Inputs(cell, state_dtype, cell.length(state_dtype))
+        for launch in launches(cell, state_dtype, False)[part::parts]:
+            with contextlib.suppress(OutOfResources, PTXASError):
+                inputs.run(launch)
+
+
+def one_phase(inputs: list[Inputs], launch: Launch) -> list[float]:
+    """Seconds of a step whose rows all stand at the same phase, for each; the last one commits."""
+    taken = []
     for phase in range(inputs[0].length):
         for i in inputs:
             i.at(torch.full((i.cell.rows,), phase, device=i.cell.device))
-        total += timed([functools.partial(i.run, launch) for i in inputs], inputs[0].cell.device)
-    return total / inputs[0].length
+        taken.append(timed([functools.partial(i.run, launch) for i in inputs], inputs[0].cell.device))
+    return taken
 
 
 def main() -> None:
@@ -261,15 +260,20 @@ def main() -> None:
     parser.add_argument("--cells", type=int, nargs="*", metavar="N", help="cells to time, counted from 0")
     parser.add_argument("--states", nargs="*", default=["float16", "float32"], help="state dtypes")
     parser.add_argument("--no-sweep", action="store_true", help="time the default launches alone")
+    parser.add_argument("--compile", type=int, nargs=2, metavar=("PART", "PARTS"), help="compile a part, time nothing")
     args = parser.parse_args()
     chosen = cells(args.dry_run)
+    chosen = [chosen[n] for n in args.cells] if args.cells else chosen
+    if args.compile:
+        compile_part(chosen, args.states, *args.compile)
+        return
     device = chosen[0].device
     measured = copy_ceiling(device)
     ceiling = max(measured, QUOTED_COPY)
     name = "CPU, dry run" if args.dry_run else torch.cuda.get_device_name()
     print(f"{name}; copy {measured / 1e12:.2f} TB/s; shares of {ceiling / 1e12:.2f} TB/s", flush=True)
     lines, rows = [], []
-    for cell in [chosen[n] for n in args.cells] if args.cells else chosen:
+    for cell in chosen:
         conv = conv_update(cell, 8, timed) if device.type == "cuda" else None
         for state_dtype in (getattr(torch, s) for s in args.states):
             length = cell.length(state_dtype)
@@ -287,7 +291,10 @@ def main() -> None:
                 note("step", seconds, launch, least)
             best = min(found, key=lambda f: f[0])[1]
             shown = [note("best step", min(found, key=lambda f: f[0])[0], best, least)]
-            shown.append(note("one phase", one_phase(inputs, best), best, least))
+            phases = one_phase(inputs, best)
+            shown.append(note("one phase", statistics.mean(phases), best, least))
+            for phase, seconds in enumerate(phases):
+                note(f"phase {phase}", seconds, best)
             del inputs
             for what, k, width, normed in (
                 ("step and norm", length, 4, True),

@@ -173,9 +173,9 @@ BOUNDS = {
 FP32, MIXED, LOOSE, BF16, FP16 = BOUNDS
 CASES = [
     ("llamba", Shape(2, 64, 64, 2, 8, True, dt_bias=False), None, (FP32, MIXED)),
-    ("96 rows in tiles of 64, two heads a program", Shape(2, 96, 32, 1, 8, True), Launch(2, 64, 32), (FP32, MIXED)),
-    ("continuous, two groups", Shape(4, 8, 16, 2, 4, False), Launch(2, 8, 8), (FP32, BF16, FP16)),
-    ("mamba2, normed", Shape(2, 64, 128, 1, 16, False, normed=True), Launch(2, 32, 32, 2), (FP32, MIXED)),
+    ("96 rows in tiles of 64", Shape(2, 96, 32, 1, 8, True), Launch(64, 32), (FP32, MIXED)),
+    ("continuous, two groups", Shape(4, 8, 16, 2, 4, False), Launch(8, 8), (FP32, BF16, FP16)),
+    ("mamba2, normed", Shape(2, 64, 128, 1, 16, False, normed=True), Launch(32, 32, 2), (FP32, MIXED)),
     ("shared x", Shape(4, 8, 16, 4, 3, False, normed=True, kv_heads=2, norm_groups=2), None, (FP32,)),
     ("not deferred", Shape(1, 8, 16, 1, 1, False), None, tuple(BOUNDS)),
     ("odd ring, narrow convolution", Shape(2, 8, 16, 2, 5, True, width=3), None, (FP32, LOOSE)),
@@ -237,9 +237,9 @@ def test_steps_of_any_size_keep_their_digits():
     mixer, memory = random_mixer(g, shape, torch.float32), random_memory(g, shape, 2, 1, torch.float32, torch.float32)
     projected = randn(g, 2, shape.channels + shape.inner + shape.heads, dtype=torch.float32)
     projected[:, -8:] = torch.tensor([-60.0, -25.0, -17.0, -9.0, 0.0, 3.0, 19.0, 90.0])
-    mamba2_step_triton(projected, mixer, memory, cases(4, [(0, 0), (0, 2)], snapshots=1), launch=Launch(8, 2, 2))
+    mamba2_step_triton(projected, mixer, memory, cases(4, [(0, 0), (0, 2)], snapshots=1), launch=Launch(2, 2))
     expected = -torch.nn.functional.softplus(projected[:, -8:].double()).float()
-    torch.testing.assert_close(memory.decay[[0, 1], [0, 2]], expected, rtol=2e-6, atol=0)
+    torch.testing.assert_close(memory.decay[[0, 1], [0, 2]], expected, rtol=5e-6, atol=0)  # exp is the device's
 
 
 def test_rows_that_do_not_run_leave_everything_alone():
@@ -296,12 +296,8 @@ def test_slot_order_does_not_change_a_bit(step):
 
 def test_what_the_kernel_cannot_do_is_refused():
     g = torch.Generator().manual_seed(4)
-    for shape, launch, words in (
-        (Shape(2, 8, 24, 1, 4, True), None, "N = 24"),
-        (Shape(4, 8, 16, 2, 4, True), Launch(4, 8, 16), "heads must divide the 2 heads that"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            run_both(g, shape, cases(4, [(0, 0)]), torch.float32, torch.float32, launch)
+    with pytest.raises(ValueError, match="N = 24"):
+        run_both(g, Shape(2, 8, 24, 1, 4, True), cases(4, [(0, 0)]), torch.float32, torch.float32)
 
 
 def test_ring_lengths_of_the_known_shapes():
@@ -327,14 +323,8 @@ def test_kernel_compiles_without_a_gpu(discrete, state, capability):
     signature, absent = kernel_signature(discrete, state, "bf16")
     sizes = (32, 64, 64, 32, 32, 32, 8, 4) if discrete else (64, 64, 128, 64, 1, 1, 16, 4)
     launch = default_launch(64, sizes[2])
-    constants = absent | dict(zip("HPNXBGKW", sizes, strict=True)) | {"CLAMP": state == "fp16", "HEADS": launch.heads}
-    constants |= {
-        "DIMS": launch.dims,
-        "COLUMNS": launch.columns,
-        "ENTRIES": sizes[6],
-        "TAPS": 4,
-        "STAGES": launch.stages,
-    }
+    constants = absent | dict(zip("HPNXBGKW", sizes, strict=True)) | {"CLAMP": state == "fp16", "DIMS": launch.dims}
+    constants |= {"COLUMNS": launch.columns, "ENTRIES": sizes[6], "THREE": True, "AGAIN": False}
     compile_for(_step_kernel, signature, constants, capability, num_warps=launch.warps, maxnreg=launch.registers)
 
 
