@@ -200,13 +200,11 @@ def _draw_kernel(
     tl.store(total_out + place, total)
 
 
-# (tile, warps) by bytes of an entry. One warp: a tile's maxima are shuffles, without a barrier, and small tiles need
-# the logarithms least (8 % of them at 64 tiles a piece; tiles of 1,024 in 16: 21 %). 8 entries a thread keep it at 64
-# registers, 32 warps a multiprocessor with a 16-byte load under work and one on its way each. Untuned: by count of
-# instructions 100 us at 512 x 128,256 on an H100 where all issue slots are filled, against 44 us of memory.
-_LAUNCH = {2: (256, 1), 4: (256, 1)}
-# Programs wanted: what an H100's 132 multiprocessors hold at a time (4,224). Untuned.
-_PROGRAMS = 4096
+# (tile, warps) by bytes of an entry; fp32 untuned. One warp: a tile's maxima are shuffles, without a barrier, and long
+# pieces need the logarithms least. Measured on an H100 with bf16 logits (results/h100/small_kernels.py): 131 us at
+# 512 x 128,256, where instructions, not the 44 us of memory, are the limit; 2 warps cost 7 % more, tiles of 256 3 %.
+_LAUNCH = {2: (512, 1), 4: (256, 1)}
+_PROGRAMS = 2048  # wanted in all; twice as many are 5 % slower at 512 rows
 
 
 def pieces_for(rows: int, vocab_size: int, tile: int, programs: int = _PROGRAMS) -> int:

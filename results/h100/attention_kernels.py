@@ -156,6 +156,7 @@ def timed(calls: list[Callable[[], object]], device: torch.device) -> float:
             call()
         return (time.perf_counter() - start) / len(calls)
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for call in calls:
             call()

@@ -103,6 +103,7 @@ class Bench:
             call(0)
             return None
         side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for i in range(3):
                 call(i)

@@ -29,6 +29,7 @@ from harness.kernels.attention_plan import (
 )
 from harness.models.config import AttentionConfig, DecoderConfig
 from harness.models.decode_state import DecodeState
+from harness.models.packing import pack_prompts
 from harness.models.state import StatePlan
 
 from .compiling import compile_all, job
@@ -262,8 +263,8 @@ def test_equals_the_eager_engine_on_its_own_state():
     state = DecodeState(config, StatePlan(4, 128, lengths), torch.float32, torch.float32, torch.device("cpu"))
     g = torch.Generator().manual_seed(0)
     layer = state.layers[0]
-    for prompt, n in enumerate(lengths):
-        layer.write_prompt(prompt, *torch.randn(2, 2, n, 32, generator=g))
+    pages = pack_prompts([[0] * n for n in lengths], (0, 1), state.plan, config, torch.device("cpu")).pages
+    layer.write_prompts(pages, *torch.randn(2, sum(lengths), 2, 32, generator=g))
     live = [0, 1, 3]
     state.fork([prompt_of[row] for row in live], live)
     for step in range(int(generated.max()) + 1):
@@ -288,7 +289,7 @@ def test_equals_the_eager_engine_on_its_own_state():
 
 
 def test_splits_fill_the_device_and_stop_at_the_context():
-    assert [splits_for(rows, 8, 4096) for rows in (1, 16, 64, 256, 512)] == [32, 16, 4, 1, 1]
+    assert [splits_for(rows, 8, 4096) for rows in (1, 16, 64, 256, 512)] == [32, 8, 2, 1, 1]
     assert splits_for(1, 8, 100) == 1
     assert splits_for(1, 1, 10**6) == 64
 
