@@ -328,7 +328,11 @@ def test_ctrl_c_ends_with_130_and_a_run_that_resume_completes(work):
     # Long chains: some seconds of sampling to stop in.
     write(work / "b.yaml", BUDGET, max_new_tokens=180, samples_per_problem=5)
     command = [sys.executable, "-m", "harness.cli", *SAMPLE, "--run=one"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Whoever runs the tests in the background has children that ignore Ctrl-C.
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
     log = work / "results/runs/one/trajectories.jsonl"
     give_up = time.monotonic() + 60
     while not log.is_file() or log.read_bytes().count(b'"look"') < 3:
