@@ -29,7 +29,10 @@ import triton
 import triton.language as tl
 
 from .mamba2_conv import convolved, exact_dot, newest, past, pieces, softplus
+from .mamba2_launch import SHARING_HEADS, Launch, launch_for
 from .mamba2_ring import Memory, Rows, by_head
+from .mamba2_shared import entries_of, shared_part
+from .rmsnorm import Unscaled
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ def mamba2_step(projected: torch.Tensor, mixer: Mixer, memory: Memory, rows: Row
 
 @triton.jit(do_not_specialize=["layer"])
 def _step_kernel(
-    out, projected, conv_weight, conv_bias, d, a_log, dt_bias, z_bias,
+    out, projected, conv_weight, conv_bias, d, a_log, dt_bias, z_bias, norm, squares, given,
     state, conv, ring_x, ring_b, ring_dt, ring_decay, saturated,
     position, position0, sample, snapshot, running,
     layer, projected_stride, tap_stride, channel_stride,
@@ -146,9 +149,14 @@ def _step_kernel(
     age = t - tl.load(position0 + slot).to(tl.int32)
     phase = (t + tl.load(sample + slot).to(tl.int32) + layer) % K
     place = tl.load(snapshot + slot).to(tl.int64)
+    if given is not None:
+        given += (slot * G + head // (H // G)) * (2 * N + ENTRIES + 1)
+        c = tl.load(given + n)
+        own = tl.load(given + 2 * N + ENTRIES)
     x_new = tl.load(projected + x_channel, inside, 0)
-    b_new = tl.load(projected + b_channel)
-    c_new = tl.load(projected + c_channel)
+    if given is None:
+        b_new = tl.load(projected + b_channel)
+        c_new = tl.load(projected + c_channel)
     z = tl.load(projected + C + channel, inside, 0).to(tl.float32)
     step = tl.load(projected + C + INNER + head).to(tl.float32)
     skip = tl.load(d + head).to(tl.float32)
@@ -159,8 +167,9 @@ def _step_kernel(
     if z_bias is not None:
         z += tl.load(z_bias + channel, inside, 0).to(tl.float32)
     x_sum = newest(x_new, conv_weight, conv_bias, x_channel, inside, tap_stride, channel_stride, W)
-    b_sum = newest(b_new, conv_weight, conv_bias, b_channel, every, tap_stride, channel_stride, W)
-    c_sum = newest(c_new, conv_weight, conv_bias, c_channel, every, tap_stride, channel_stride, W)
+    if given is None:
+        b_sum = newest(b_new, conv_weight, conv_bias, b_channel, every, tap_stride, channel_stride, W)
+        c_sum = newest(c_new, conv_weight, conv_bias, c_channel, every, tap_stride, channel_stride, W)
     # Addresses: a scalar base, 64 bits wide, and small offsets.
     first = tl.maximum(phase - age, 0)
     place = tl.where(age <= phase, place, slot)
@@ -176,8 +185,9 @@ def _step_kernel(
         held_state = held_state + (s,)  # type: ignore[assignment]  # noqa: RUF005 (Triton knows no stars)
     conv += slot * W * C
     x_past = past(conv, t, x_channel, inside, C, W)
-    b_past = past(conv, t, b_channel, every, C, W)
-    c_past = past(conv, t, c_channel, every, C, W)
+    if given is None:
+        b_past = past(conv, t, b_channel, every, C, W)
+        c_past = past(conv, t, c_channel, every, C, W)
     ring_x += slot * (K - 1) * (X * P) + x_channel
     ring_b += slot * (K - 1) * (B * N) + head // (H // B) * N
     ring_decay += slot * (K - 1) * H + head
@@ -190,20 +200,26 @@ def _step_kernel(
         decay = tl.load(ring_decay + k * H, held, 0)
         if a_log is not None:
             steps = tl.load(ring_dt + k * H, held, 0)
-        b_k = tl.load(ring_b + k[:, None] * (B * N) + n[None, :], held[:, None], 0)
+        if given is None:
+            b_k = tl.load(ring_b + k[:, None] * (B * N) + n[None, :], held[:, None], 0)
+        else:
+            dot = tl.load(given + 2 * N + k, held, 0)
         x_k = tl.load(ring_x[None, :] + k[:, None] * (X * P), held[:, None] & inside[None, :], 0)
     else:
         total = 0.0
 
     x = convolved(x_sum, x_past, conv_weight, x_channel, inside, tap_stride, channel_stride, W, SILU)
-    b = convolved(b_sum, b_past, conv_weight, b_channel, every, tap_stride, channel_stride, W, SILU)
-    c = convolved(c_sum, c_past, conv_weight, c_channel, every, tap_stride, channel_stride, W, SILU)
     x_kept = x.to(projected.dtype.element_ty)
-    b_kept = b.to(projected.dtype.element_ty)
     x = x_kept.to(tl.float32)
-    b = b_kept.to(tl.float32)
+    if given is None:
+        b = convolved(b_sum, b_past, conv_weight, b_channel, every, tap_stride, channel_stride, W, SILU)
+        c = convolved(c_sum, c_past, conv_weight, c_channel, every, tap_stride, channel_stride, W, SILU)
+        b_kept = b.to(projected.dtype.element_ty)
+        b = b_kept.to(tl.float32)
+        own = tl.sum(b * c, 0)
+        if K > 1:
+            dot = tl.sum(b_k.to(tl.float32) * c[None, :], 1)
     step = softplus(step)
-    own = tl.sum(b * c, 0)
     if a_log is not None:
         total -= tl.exp(rate) * step
         own *= step
@@ -216,11 +232,16 @@ def _step_kernel(
         read += held_state[q].to(tl.float32) * c_pieces[q][None, :]
     y = tl.exp(total) * tl.sum(read, 1) + (own + skip) * x
     if K > 1:
-        weight = tl.exp(total - decay) * tl.sum(b_k.to(tl.float32) * c[None, :], 1)
+        weight = tl.exp(total - decay) * dot
         if a_log is not None:
             weight *= steps
         y += tl.sum(x_k.to(tl.float32) * weight[:, None], 0)
-    tl.store(out + channel, tl.where(alive, y * z * tl.sigmoid(z), 0.0).to(out.dtype.element_ty), inside)
+    y = tl.where(alive, y * z * tl.sigmoid(z), 0.0).to(out.dtype.element_ty)
+    if squares is not None:
+        wide = y.to(tl.float32)
+        tl.store(squares + slot * tl.num_programs(0) + tl.program_id(0), tl.sum(tl.where(inside, wide * wide, 0.0), 0))
+        y = (wide * tl.load(norm + channel, inside, 0).to(tl.float32)).to(out.dtype.element_ty)
+    tl.store(out + channel, y, inside)
 
     # The first of the programs that share x, B or C keeps it. Nobody reads what is written in the same launch: the
     # convolution reads the W - 1 rows before this one, and the ring is read up to the entry before this one.
@@ -230,11 +251,13 @@ def _step_kernel(
     if W > 1:
         now = conv + (t % W) * C
         tl.store(now + x_channel, x_new, keeps_x)
-        tl.store(now + b_channel, b_new, keeps_b)
-        tl.store(now + c_channel, c_new, keeps_c)
+        if given is None:
+            tl.store(now + b_channel, b_new, keeps_b)
+            tl.store(now + c_channel, c_new, keeps_c)
     if phase < K - 1:
         tl.store(ring_x + phase * (X * P), x_kept, keeps_x)
-        tl.store(ring_b + phase * (B * N) + n, b_kept, keeps_b)
+        if given is None:
+            tl.store(ring_b + phase * (B * N) + n, b_kept, keeps_b)
         tl.store(ring_decay + phase * H, total, alive & (part == 0))
         if a_log is not None:
             tl.store(ring_dt + phase * H, step, alive & (part == 0))
@@ -265,6 +288,8 @@ def _step_kernel(
                 held_again = held_again + (entries,)  # type: ignore[assignment]  # noqa: RUF005
         else:
             held_again = held_state
+        if given is not None:
+            b = tl.load(given + N + n)
         b_pieces = pieces(b, N, N // COLUMNS)
         for q in tl.static_range(N // COLUMNS):
             whole = held_again[q].to(tl.float32) * tl.exp(total) + x[:, None] * b_pieces[q][None, :]
@@ -290,54 +315,6 @@ def _norm_kernel(y, weight, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(y, v.to(y.dtype.element_ty), inside)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Launch:
-    """``dims`` of a head's rows for each program, read ``columns`` at a time, by ``warps``, with a register limit.
-
-    ``columns`` are N, N/2 or N/4. ``again``: a commit reads the state a second time, out of the cache, instead of
-    keeping it in registers meanwhile. Sums over N may round differently from launch to launch: where bits must not
-    depend on the batch, hand in one.
-    """
-
-    dims: int
-    columns: int
-    warps: int = 1
-    registers: int = 168
-    again: bool = True
-
-
-# By (capability, large, N, bytes of a state entry); large: at least 8,192 (row, head) pairs. Measured on an H100 at
-# Llamba-1B's (N = 64) and Mamba2-1.3B's (N = 128) shapes, with K of their rings (results/h100/step_kernels.py).
-LAUNCHES = {
-    (90, True, 64, 2): Launch(64, 64, 2, 128),
-    (90, True, 64, 4): Launch(32, 64, 1, 128, again=False),
-    (90, True, 128, 2): Launch(64, 32, 2, 168),
-    (90, True, 128, 4): Launch(64, 32, 4, 168, again=False),
-}
-
-
-def default_launch(head_dim: int, state: int) -> Launch:
-    """Untuned: a tile of at most 4,096 entries for a warp, 32 columns at a time."""
-    columns = max(min(32, state), state // 4)
-    return Launch(min(4096 // state, _power_of_2_in(head_dim)), columns)
-
-
-def launch_for(memory: Memory, rows: int) -> Launch:
-    """The table's entry, with fewer ``dims`` where they would not divide P; else the default."""
-    _, heads, dim, size = memory.state.shape
-    if memory.state.device.type != "cuda":
-        return default_launch(dim, size)
-    major, minor = torch.cuda.get_device_capability(memory.state.device)
-    key = (10 * major + minor, rows * heads >= 8192, size, memory.state.element_size())
-    found = LAUNCHES.get(key) or default_launch(dim, size)
-    return dataclasses.replace(found, dims=min(found.dims, _power_of_2_in(dim)))
-
-
-def _power_of_2_in(n: int) -> int:
-    """The largest power of two that divides n."""
-    return n & -n
-
-
 def mamba2_step_triton(
     projected: torch.Tensor,
     mixer: Mixer,
@@ -346,11 +323,41 @@ def mamba2_step_triton(
     out: torch.Tensor | None = None,
     launch: Launch | None = None,
 ) -> torch.Tensor:
-    """``mamba2_step`` in one launch, two with ``mixer.norm``; for a CUDA graph: the grid depends on shapes alone.
+    """``mamba2_step`` in one launch, and one each where heads share B and C (``mamba2_shared``) and for a norm.
 
-    ``out`` [rows, inner] is allocated where not given, nothing else is. ``projected`` (its last axis contiguous) has
-    the dtype of the rings; ``memory`` is contiguous. ValueError where N is no power of two.
+    For a CUDA graph: the grid depends on shapes alone. ``out`` [rows, inner] is allocated where not given.
+    ``projected`` (its last axis contiguous) has the dtype of the rings; ``memory`` is contiguous. ValueError where
+    N is no power of two.
     """
+    out = _launched(projected, mixer, memory, rows, out, launch)
+    if mixer.norm is not None:
+        part = out.shape[1] // mixer.norm_groups
+        block = triton.next_power_of_2(part)
+        _norm_kernel[(mixer.norm_groups, out.shape[0])](out, mixer.norm, mixer.eps, part, block, num_warps=8)
+    return out
+
+
+def mamba2_step_unscaled(
+    projected: torch.Tensor, mixer: Mixer, memory: Memory, rows: Rows, launch: Launch | None = None
+) -> tuple[torch.Tensor, Unscaled]:
+    """The same for a norm over the whole row, without its launch: y times the norm's weight, and what to divide by.
+
+    A product that follows lets the division through, so it can be done where the next norm reads the row anyway.
+    """
+    assert mixer.norm is not None and mixer.norm_groups == 1
+    (count, _), (_, heads, dim, _) = projected.shape, memory.state.shape
+    launch = launch or launch_for(memory, count)
+    parts = heads * triton.cdiv(dim, launch.dims)
+    squares = torch.empty(count, parts, dtype=torch.float32, device=projected.device)
+    y = _launched(projected, mixer, memory, rows, None, launch, squares)
+    return y, Unscaled(squares, heads * dim, mixer.eps)
+
+
+def _launched(
+    projected: torch.Tensor, mixer: Mixer, memory: Memory, rows: Rows, out: torch.Tensor | None, launch: Launch | None,
+    squares: torch.Tensor | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """y before its norm, or with ``squares`` [rows, programs], which get the sums of y^2, times the norm's weight."""
     count, (_, heads, dim, size) = projected.shape[0], memory.state.shape
     channels, width = mixer.conv_weight.shape
     x_heads, b_groups = memory.x.shape[2] // dim, memory.b.shape[2] // size
@@ -360,21 +367,21 @@ def mamba2_step_triton(
     launch = launch or launch_for(memory, count)
     if out is None:
         out = projected.new_empty(count, heads * dim)
-    ring = max(1, memory.length - 1)
+    given = None
+    if b_groups == c_groups and heads // c_groups >= SHARING_HEADS:
+        given = shared_part(
+            projected, mixer.conv_weight, mixer.conv_bias, memory, rows, mixer.layer, mixer.a_log is not None
+        )
     _step_kernel[(heads * triton.cdiv(dim, launch.dims), count)](
         out, projected, mixer.conv_weight, mixer.conv_bias, mixer.d, mixer.a_log, mixer.dt_bias, mixer.z_bias,
+        None if squares is None else mixer.norm, squares, given,
         memory.state, memory.conv, memory.x, memory.b, memory.dt, memory.decay, memory.saturated,
         rows.position, rows.position0, rows.sample, rows.snapshot, rows.running,
         mixer.layer, projected.stride(0), mixer.conv_weight.stride(1), mixer.conv_weight.stride(0),
         heads, dim, size, x_heads, b_groups, c_groups, memory.length, width, memory.state.dtype == torch.float16,
-        launch.dims, launch.columns, triton.next_power_of_2(ring),
+        launch.dims, launch.columns, entries_of(memory),
         # Triton's interpreter multiplies bf16 as if its bits were integers (3.6 and 3.7).
         projected.dtype == torch.bfloat16 and projected.is_cuda,
-        launch.again,
-        num_warps=launch.warps, maxnreg=launch.registers,
+        launch.again, num_warps=launch.warps, maxnreg=launch.registers,
     )  # fmt: skip
-    if mixer.norm is not None:
-        part = heads * dim // mixer.norm_groups
-        block = triton.next_power_of_2(part)
-        _norm_kernel[(mixer.norm_groups, count)](out, mixer.norm, mixer.eps, part, block, num_warps=8)
     return out

@@ -3,23 +3,47 @@
 r' = r + x (rounded to r's dtype, as the stream is stored); y = r' / sqrt(mean(r'^2) + eps) * weight,
 the mean and the product in fp32, one rounding to y (Zhang and Sennrich, 2019). Without a residual r' = x.
 One program holds a row in registers: the row is read once, and the sum's order depends on the width
-alone, so a row's result is the same bits at any batch.
+alone, so a row's result is the same bits at any batch. A branch may come with the norm before its last product still
+to be divided by (``Unscaled``): a number for each row, which a product lets through.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import torch
 import triton
 import triton.language as tl
 
 
-def rmsnorm(x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None = None) -> torch.Tensor:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unscaled:
+    """x must be divided by sqrt(sum of a row's ``squares`` / width + eps); ``squares`` fp32 [rows, parts]."""
+
+    squares: torch.Tensor
+    width: int
+    eps: float
+
+    def factor(self) -> torch.Tensor:
+        """What to multiply by, [rows, 1]."""
+        return torch.rsqrt(self.squares.sum(-1, keepdim=True) / self.width + self.eps)
+
+
+def rmsnorm(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    residual: torch.Tensor | None = None,
+    unscaled: Unscaled | None = None,
+) -> torch.Tensor:
     """y [rows, width] in x's dtype, from x [rows, width] and ``weight`` [width].
 
     ``residual`` [rows, width] becomes residual + x, in place. fp32 inside, or float64 where x is.
     """
+    if unscaled is not None:
+        x = x * unscaled.factor().to(x.dtype if x.dtype == torch.float64 else torch.float32)
     if residual is not None:
-        residual += x
+        residual.copy_(residual + x)
         x = residual
     wide = x if x.dtype == torch.float64 else x.float()
     scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
@@ -28,14 +52,19 @@ def rmsnorm(x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.T
 
 @triton.jit
 def _rmsnorm_kernel(
-    y, x, residual, weight, eps, y_stride, x_stride, residual_stride, width, block: tl.constexpr, add: tl.constexpr
-):
+    y, x, residual, weight, squares, eps, inner, inner_eps, y_stride, x_stride, residual_stride, width, parts,
+    block: tl.constexpr, add: tl.constexpr, part_block: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, block)
     inside = column < width
     value = tl.load(x + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
     # Asked for before the sum needs it, so that its latency hides behind the row's.
     factor = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    if squares is not None:
+        part = tl.arange(0, part_block)
+        square = tl.sum(tl.load(squares + row * parts + part, mask=part < parts, other=0.0), axis=0)
+        value *= tl.rsqrt(square / inner + inner_eps)
     if add:
         place = residual + row * residual_stride + column
         total = (value + tl.load(place, mask=inside, other=0.0).to(tl.float32)).to(residual.dtype.element_ty)
@@ -64,6 +93,7 @@ def rmsnorm_triton(
     residual: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
     warps: int | None = None,
+    unscaled: Unscaled | None = None,
 ) -> torch.Tensor:
     """``rmsnorm`` in one launch: same arguments, and ``out`` [rows, width] (may be x), made if not given.
 
@@ -77,18 +107,24 @@ def rmsnorm_triton(
         raise ValueError(f"rmsnorm: {shapes}; want x, residual and out alike with contiguous rows, weight [width]")
     y = torch.empty((rows, width), dtype=x.dtype, device=x.device) if out is None else out
     stream = x if residual is None else residual
+    squares, parts = (None, 1) if unscaled is None else (unscaled.squares, unscaled.squares.shape[1])
     _rmsnorm_kernel[(rows,)](
         y,
         x,
         stream,
         weight.contiguous(),
+        squares,
         eps,
+        1 if unscaled is None else unscaled.width,
+        0.0 if unscaled is None else unscaled.eps,
         y.stride(0),
         x.stride(0),
         stream.stride(0),
         width,
+        parts,
         block=triton.next_power_of_2(width),
         add=residual is not None,
+        part_block=triton.next_power_of_2(parts),
         num_warps=warps or warps_for(width),
     )
     return y

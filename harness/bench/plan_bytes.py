@@ -71,7 +71,7 @@ class _Arguments:
 def _rmsnorm(a: _Arguments, s: Standing) -> Moved:
     entries = a.grid[0] * a.width
     added = entries * a.residual.itemsize if a.add else 0
-    return entries * a.x.itemsize + added + a.whole("weight"), entries * a.y.itemsize + added
+    return entries * a.x.itemsize + added + a.whole("weight", "squares"), entries * a.y.itemsize + added
 
 
 def _swiglu(a: _Arguments, s: Standing) -> Moved:
@@ -138,14 +138,38 @@ def _mamba2(a: _Arguments, s: Standing) -> Moved:
     commits = int((phase == a.K - 1).sum())
     # Before its first commit a row reads its prompt's state.
     states = np.unique(np.where(s.generated <= phase, -1 - s.prompt, np.arange(rows))).size
-    entry = a.ring_x.itemsize * a.X * a.P + a.ring_b.itemsize * a.B * a.N
+    entry = a.ring_x.itemsize * a.X * a.P
     entry += a.H * (a.ring_decay.itemsize + (0 if a.ring_dt is None else a.ring_dt.itemsize))
-    state = inner * a.N * a.state.itemsize
-    read = rows * (channels + inner + a.H) * size + rows * (a.W - 1) * channels * a.conv.itemsize
-    read += int(held.sum()) * entry + states * state
-    read += a.whole("conv_weight", "conv_bias", "d", "a_log", "dt_bias", "z_bias")
+    state, b_entry = inner * a.N * a.state.itemsize, a.ring_b.itemsize * a.B * a.N
+    weights = a.whole("conv_weight", "conv_bias")
+    read = int(held.sum()) * entry + states * state + a.whole("d", "a_log", "dt_bias", "z_bias")
+    if a.given is None:
+        entry += b_entry
+        read += int(held.sum()) * b_entry
+    else:  # C and its products; a commit needs B and its ring too
+        weights = weights * a.X * a.P // channels
+        channels = a.X * a.P
+        ending = held[phase == a.K - 1]
+        read += int(ending.sum()) * b_entry + a.given.itemsize * a.G * int(
+            rows * (a.N + 1) + held.sum() + ending.size * a.N
+        )
+    read += rows * (channels + inner + a.H) * size + rows * (a.W - 1) * channels * a.conv.itemsize + weights
     read += rows * a.size("running", "position", "position0", "sample", "snapshot")
-    written = rows * inner * a.out.itemsize + commits * state + (rows - commits) * entry
+    if a.squares is not None:
+        read += a.whole("norm")
+    written = rows * inner * a.out.itemsize + commits * state + (rows - commits) * entry + a.whole("squares")
+    return read, written + (rows * channels * a.conv.itemsize if a.W > 1 else 0)
+
+
+def _shared(a: _Arguments, s: Standing) -> Moved:
+    rows, channels = a.grid[1], 2 * a.G * a.N
+    phase = (s.prompt_tokens + s.generated + s.sample + a.layer) % a.K
+    entry = a.ring_b.itemsize * a.G * a.N
+    read = rows * channels * (a.projected.itemsize + (a.W - 1) * a.conv.itemsize)
+    read += int(np.minimum(phase, s.generated).sum()) * entry
+    read += a.whole("conv_weight", "conv_bias") * channels // (a.XP + channels)
+    read += rows * a.size("running", "position", "position0", "sample")
+    written = a.whole("given") + int((phase < a.K - 1).sum()) * entry
     return read, written + (rows * channels * a.conv.itemsize if a.W > 1 else 0)
 
 
@@ -203,6 +227,7 @@ _COUNTS: dict[str, Callable[[_Arguments, Standing], Moved]] = {
     "attention_decode.combine": _combine,
     "mamba2_step.step_kernel": _mamba2,
     "mamba2_step.norm_kernel": _gated_norm,
+    "mamba2_shared.shared_kernel": _shared,
     "mamba1_step.step_kernel": _mamba1,
     "mamba1_conv.conv_kernel": _conv,
     "sample.draw_kernel": _draw,

@@ -8,6 +8,7 @@ a CUDA graph can hold the whole step.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +18,17 @@ from harness.kernels.attention_decode import attention_decode
 from harness.kernels.attention_plan import Plan, plan
 from harness.kernels.mamba1_conv import Conv, mamba1_conv_step_triton
 from harness.kernels.mamba1_step import mamba1_step_triton
-from harness.kernels.mamba2_step import Mixer, mamba2_step_triton
-from harness.kernels.rmsnorm import rmsnorm_triton
+from harness.kernels.mamba2_step import Mixer, mamba2_step_triton, mamba2_step_unscaled
+from harness.kernels.rmsnorm import Unscaled, rmsnorm_triton
 from harness.kernels.rope_append import rope_append
 from harness.kernels.swiglu import swiglu_triton
 from harness.models.decoder import Decoder
 from harness.models.layers import Attention, Mamba2, RMSNorm
 from harness.models.mamba1 import Mamba1
 from harness.models.state import AttentionState
+
+# A layer's normed input to its mixer's output, with the norm that may still be owed to it.
+MixerStep: TypeAlias = Callable[[torch.Tensor], tuple[torch.Tensor, Unscaled | None]]
 
 
 class FusedDecoder:
@@ -58,24 +62,24 @@ class FusedDecoder:
         stream = F.embedding(tokens, self.decoder.embedding.weight)
         branch = _norm(blocks[0].mixer_norm, stream)
         for i, (block, mixer) in enumerate(zip(blocks, self.mixers, strict=True)):
-            branch = mixer(branch)
+            branch, unscaled = mixer(branch)
             if block.mlp is not None and block.mlp_norm is not None:
-                branch = _norm(block.mlp_norm, branch, stream)
+                branch, unscaled = _norm(block.mlp_norm, branch, stream, unscaled), None
                 branch = F.linear(swiglu_triton(F.linear(branch, block.mlp.gate_up.weight)), block.mlp.down.weight)
             following = blocks[i + 1].mixer_norm if i + 1 < len(blocks) else self.decoder.norm
-            branch = _norm(following, branch, stream)
+            branch = _norm(following, branch, stream, unscaled)
         torch.mm(branch, self.weight.t(), out=logits)
 
-    def _mixer(self, mixer: object, layer: LayerSlots, number: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _mixer(self, mixer: object, layer: LayerSlots, number: int) -> MixerStep:
         if isinstance(layer, AttentionState):
             return self._attention(mixer, layer)
         return self._mamba2(mixer, layer, number) if isinstance(layer, MambaSlots) else self._mamba1(mixer, layer)
 
-    def _attention(self, mixer: object, layer: AttentionState) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _attention(self, mixer: object, layer: AttentionState) -> MixerStep:
         assert isinstance(mixer, Attention)
         state, prompts = self.state, self.state.prompts(layer)
 
-        def run(x: torch.Tensor) -> torch.Tensor:
+        def run(x: torch.Tensor) -> tuple[torch.Tensor, None]:
             qkv = F.linear(x, mixer.qkv.weight)
             q = rope_append(
                 qkv, self.cos, self.sin, layer.k, layer.v, state.table, state.draw.position, state.rows.running,
@@ -91,11 +95,11 @@ class FusedDecoder:
                 prompts,
                 self.plans[x.shape[0]],
             )
-            return F.linear(y, mixer.out.weight)
+            return F.linear(y, mixer.out.weight), None
 
         return run
 
-    def _mamba2(self, mixer: object, layer: MambaSlots, number: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _mamba2(self, mixer: object, layer: MambaSlots, number: int) -> MixerStep:
         assert isinstance(mixer, Mamba2)
         weights = Mixer(
             layer=number,
@@ -111,19 +115,23 @@ class FusedDecoder:
             norm_groups=mixer.config.norm_groups,
         )
 
-        def run(x: torch.Tensor) -> torch.Tensor:
-            y = mamba2_step_triton(F.linear(x, mixer.in_proj.weight), weights, layer.memory, self.state.rows)
-            return F.linear(y, mixer.out.weight)
+        def run(x: torch.Tensor) -> tuple[torch.Tensor, Unscaled | None]:
+            projected, unscaled = F.linear(x, mixer.in_proj.weight), None
+            if mixer.norm is not None and weights.norm_groups == 1:
+                y, unscaled = mamba2_step_unscaled(projected, weights, layer.memory, self.state.rows)
+            else:
+                y = mamba2_step_triton(projected, weights, layer.memory, self.state.rows)
+            return F.linear(y, mixer.out.weight), unscaled
 
         return run
 
-    def _mamba1(self, mixer: object, layer: Mamba1Slots) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _mamba1(self, mixer: object, layer: Mamba1Slots) -> MixerStep:
         assert isinstance(mixer, Mamba1)
         weights, state, places = mixer.weights(), self.state, self.state.places
         saturated = layer.saturated if layer.ssm.dtype == torch.float16 else None
         conv = Conv(layer.ring, state.rows.position, mixer.conv_weight, mixer.conv_bias)
 
-        def run(x: torch.Tensor) -> torch.Tensor:
+        def run(x: torch.Tensor) -> tuple[torch.Tensor, None]:
             raw, z, *given = mixer.split(F.linear(x, mixer.in_proj.weight))
             if given:
                 dt, b, c = given
@@ -132,10 +140,12 @@ class FusedDecoder:
                 u = mamba1_conv_step_triton(raw, conv, mixer.config.state, places)
                 dt, b, c = mixer.from_conv(u)
                 y = mamba1_step_triton(u, dt, b, c, z, layer.ssm, weights, None, places, saturated)
-            return F.linear(y, mixer.out.weight)
+            return F.linear(y, mixer.out.weight), None
 
         return run
 
 
-def _norm(norm: RMSNorm, x: torch.Tensor, stream: torch.Tensor | None = None) -> torch.Tensor:
-    return rmsnorm_triton(x, norm.weight, norm.eps, stream)
+def _norm(
+    norm: RMSNorm, x: torch.Tensor, stream: torch.Tensor | None = None, unscaled: Unscaled | None = None
+) -> torch.Tensor:
+    return rmsnorm_triton(x, norm.weight, norm.eps, stream, unscaled=unscaled)

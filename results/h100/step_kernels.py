@@ -35,8 +35,9 @@ if not torch.cuda.is_available():
 from step_rivals import conv_update, selective_state_update
 from triton.runtime.errors import OutOfResources, PTXASError
 
+from harness.kernels.mamba2_launch import Launch, default_launch
 from harness.kernels.mamba2_ring import Memory, Rows, ring_length
-from harness.kernels.mamba2_step import Launch, Mixer, default_launch, mamba2_step, mamba2_step_triton
+from harness.kernels.mamba2_step import Mixer, mamba2_step, mamba2_step_triton
 
 QUOTED_COPY = 3.0e12  # bytes/s, read and written, of an H100 80GB HBM3
 SET_BYTES = 1.2e9  # all sets of states together at least: what L2 (50 MB) may keep of them is 4 %

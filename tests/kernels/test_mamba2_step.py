@@ -11,15 +11,16 @@ import dataclasses
 import pytest
 import torch
 
+from harness.kernels.mamba2_launch import Launch, default_launch
 from harness.kernels.mamba2_ring import Memory, Rows, ring_length
+from harness.kernels.mamba2_shared import _shared_kernel
 from harness.kernels.mamba2_step import (
-    Launch,
     Mixer,
     _norm_kernel,
     _step_kernel,
-    default_launch,
     mamba2_step,
     mamba2_step_triton,
+    mamba2_step_unscaled,
 )
 
 from .compiling import compile_for
@@ -176,6 +177,8 @@ CASES = [
     ("96 rows in tiles of 64", Shape(2, 96, 32, 1, 8, True), Launch(64, 32), (FP32, MIXED)),
     ("continuous, two groups", Shape(4, 8, 16, 2, 4, False), Launch(8, 8), (FP32, BF16, FP16)),
     ("mamba2, normed", Shape(2, 64, 128, 1, 16, False, normed=True), Launch(32, 32, 2), (FP32, MIXED)),
+    ("shared B and C", Shape(8, 8, 16, 2, 8, False, normed=True), None, (FP32, MIXED)),
+    ("shared B and C, not deferred", Shape(4, 8, 16, 1, 1, True), None, (FP32,)),
     ("shared x", Shape(4, 8, 16, 4, 3, False, normed=True, kv_heads=2, norm_groups=2), None, (FP32,)),
     ("not deferred", Shape(1, 8, 16, 1, 1, False), None, tuple(BOUNDS)),
     ("odd ring, narrow convolution", Shape(2, 8, 16, 2, 5, True, width=3), None, (FP32, LOOSE)),
@@ -222,6 +225,18 @@ def test_kernel_equals_twin(shape, launch, dtypes):
     assert_close(got, expected, BOUNDS[dtypes])
     assert not torch.equal(got[1].state.nan_to_num(), before.state.nan_to_num()), "some row must have committed"
     assert torch.equal(got[1].state[-2:].nan_to_num(), before.state[-2:].nan_to_num()), "a snapshot was written"
+
+
+def test_a_norm_left_to_the_next_one():
+    shape = Shape(8, 8, 16, 1, 4, False, normed=True)
+    g, rows = torch.Generator().manual_seed(6), cases(4, telling(4), running=torch.tensor([True, True, False] * 2))
+    mixer, memory = random_mixer(g, shape, torch.float32), random_memory(g, shape, 6, 2, torch.float32, torch.float32)
+    twin, projected = copy_of(memory, torch.float64), randn(g, 6, shape.channels + 72, dtype=torch.float32)
+    y, unscaled = mamba2_step_unscaled(projected, mixer, memory, rows, Launch(4, 8))
+    assert unscaled.squares.shape == (6, 16)
+    expected = mamba2_step(projected.double(), widened(mixer), twin, rows)
+    assert_close((y * unscaled.factor(), memory), (expected, twin), 1e-6)
+    assert torch.equal(y[2::3], torch.zeros_like(y[2::3]))
 
 
 def test_kernel_equals_twin_at_every_age_and_phase():
@@ -312,8 +327,9 @@ def kernel_signature(discrete, state, activations):
     )
     pointers |= dict.fromkeys(("d", "a_log", "dt_bias", "ring_dt", "ring_decay"), "*fp32")
     pointers |= dict.fromkeys(("position", "position0", "sample", "snapshot"), "*i64")
-    pointers |= {"state": f"*{state}", "saturated": "*i32", "running": "*i1"}
-    absent = ("a_log", "dt_bias", "ring_dt") if discrete else ("z_bias",)
+    pointers |= {"state": f"*{state}", "saturated": "*i32", "running": "*i1", "given": "*fp32"}
+    pointers |= {"norm": f"*{activations}", "squares": "*fp32"}
+    absent = ("a_log", "dt_bias", "ring_dt", "given", "norm", "squares") if discrete else ("z_bias",)
     strides = dict.fromkeys(("layer", "projected_stride", "tap_stride", "channel_stride"), "i32")
     return {**pointers, **strides}, dict.fromkeys(absent)
 
@@ -326,6 +342,13 @@ def test_kernel_compiles_without_a_gpu(discrete, state, capability):
     constants = absent | dict(zip("HPNXBGKW", sizes, strict=True)) | {"CLAMP": state == "fp16", "DIMS": launch.dims}
     constants |= {"COLUMNS": launch.columns, "ENTRIES": sizes[6], "THREE": True, "AGAIN": False}
     compile_for(_step_kernel, signature, constants, capability, num_warps=launch.warps, maxnreg=launch.registers)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_shared_part_compiles_without_a_gpu(capability):
+    signature, _ = kernel_signature(False, "fp16", "bf16")
+    constants = {"XP": 4096, "N": 128, "G": 1, "K": 16, "W": 4, "ENTRIES": 16, "SILU": True}
+    compile_for(_shared_kernel, signature, constants, capability, num_warps=2)
 
 
 @pytest.mark.parametrize("capability", [80, 90])

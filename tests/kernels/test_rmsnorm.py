@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness.kernels import rmsnorm as module
-from harness.kernels.rmsnorm import rmsnorm, rmsnorm_triton
+from harness.kernels.rmsnorm import Unscaled, rmsnorm, rmsnorm_triton
 from harness.models.layers import RMSNorm
 
 from .compiling import compile_for
@@ -72,6 +72,24 @@ def test_twin_is_the_layer_and_the_block_s_order(dtype):
     torch.testing.assert_close(rmsnorm(x, weight, EPS, residual), expected, rtol=rounding, atol=1e-6)
 
 
+@KINDS
+def test_a_norm_that_is_owed_comes_first(dtype):
+    """A product's output still to be divided by its input's root mean square."""
+    x, residual, weight = inputs(3, 517, dtype)
+    inner = torch.randn(3, 80, generator=torch.Generator().manual_seed(1)).to(DEVICE) * 4
+    unscaled = Unscaled(inner.square().unflatten(1, (5, 16)).sum(-1), 80, EPS)
+    stream, wide = residual.clone(), residual.double()
+    got = rmsnorm_triton(x, weight, EPS, stream, unscaled=unscaled)
+    factor = (inner.double().square().mean(1, keepdim=True) + EPS).rsqrt()
+    expected = rmsnorm(x.double() * factor, weight.double(), EPS, wide)
+    torch.testing.assert_close(stream.double(), wide, rtol=ROUNDING[dtype], atol=ROUNDING[dtype])
+    torch.testing.assert_close(got.double(), expected, rtol=3 * ROUNDING[dtype], atol=3 * ROUNDING[dtype])
+    twin_stream = residual.clone()
+    twin = rmsnorm(x, weight, EPS, twin_stream, unscaled)
+    torch.testing.assert_close(stream, twin_stream, rtol=2 * ROUNDING[dtype], atol=2 * ROUNDING[dtype])
+    torch.testing.assert_close(got, twin, rtol=4 * ROUNDING[dtype], atol=4 * ROUNDING[dtype])
+
+
 def test_large_entries_neither_overflow_nor_lose_the_mean():
     x = torch.full((2, 300), 60000.0, dtype=torch.float16, device=DEVICE)
     x[1] = 1e-3
@@ -104,7 +122,8 @@ def test_shapes_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize("capability", [80, 90])
 def test_kernel_compiles_without_a_gpu(capability):
-    pointers = dict.fromkeys(("y", "x", "residual", "weight"), "*bf16")
-    scalars = {"eps": "fp32"} | dict.fromkeys(("y_stride", "x_stride", "residual_stride", "width"), "i32")
-    constexprs = {"block": 4096, "add": True}
+    pointers = dict.fromkeys(("y", "x", "residual", "weight"), "*bf16") | {"squares": "*fp32"}
+    scalars = {"eps": "fp32", "inner_eps": "fp32"}
+    scalars |= dict.fromkeys(("inner", "y_stride", "x_stride", "residual_stride", "width", "parts"), "i32")
+    constexprs = {"block": 4096, "add": True, "part_block": 64}
     compile_for(module._rmsnorm_kernel, pointers | scalars, constexprs, capability, num_warps=module.warps_for(3072))
