@@ -62,6 +62,9 @@ def _fail(message: str) -> None:
     sys.exit(2)
 
 
+_ENGINE_HELP = "auto (native on a GPU, else eager), eager, native or vllm."
+
+
 def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(
         [
@@ -78,7 +81,7 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--max-new-tokens", type=int, help="Longest chain, instead of the budget's."),
             click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
             click.option("--dtype", default="auto", show_default=True, help="auto, float32, float64 or bfloat16."),
-            click.option("--engine", default="eager", show_default=True, help="eager, vllm, or native on a GPU."),
+            click.option("--engine", default="auto", show_default=True, help=_ENGINE_HELP),
             click.option(
                 "--request-seeds", is_flag=True, help="A seed for each request to vLLM: slow, one model only."
             ),
@@ -96,6 +99,7 @@ def _sample(console: Console, **given: Any) -> Any:
     from harness.bench.job import sample
     from harness.bench.settings import Settings, choose_device, choose_dtype, choose_state_dtype
     from harness.budgets.loader import load_budget
+    from harness.engine.engines import choose_engine
     from harness.models.resolve import TRIO
     from harness.runs.folder import run_folder
     from harness.tasks.loader import load_task
@@ -109,15 +113,16 @@ def _sample(console: Console, **given: Any) -> Any:
     }
     budget = dataclasses.replace(budget, **{k: v for k, v in changes.items() if v is not None})
     device = choose_device(given["device"])
+    dtype = choose_dtype(given["dtype"], device)
     settings = Settings(
         models=given["models"] or TRIO,
         task=load_task(given["task_name"]),
         budget=budget,
         device=device,
-        dtype=choose_dtype(given["dtype"], device),
+        dtype=dtype,
         fake_clock=given["clock_source"] == "fake",
         task_source=given["task_name"],
-        engine=given["engine"],
+        engine=choose_engine(given["engine"], device, dtype),
         state_dtype=choose_state_dtype(given["state_dtype"]),
         prompt_style=given["prompt_style"],
         request_seeds=given["request_seeds"],
@@ -242,24 +247,30 @@ def report_command(run: str | None, last: bool, cards: Path | None) -> None:
 @click.option(
     "--new-tokens", "lengths", multiple=True, type=int, default=(256,), show_default=True, help="Several times."
 )
+@click.option("--cell", "pairs", multiple=True, metavar="BATCHxTOKENS", help="Instead of both; several times.")
 @click.option("--prompt", default=128, show_default=True, help="Tokens of each prompt.")
 @click.option("--rows-per-prompt", default=1, show_default=True, help="Rows that share a prompt.")
 @click.option("--ignore-eos", is_flag=True, help="Every row runs to its last token.")
-@click.option("--against", type=click.Choice(["vllm"]), help="Measure the same cells in vLLM too, its best settings.")
+@click.option(
+    "--against", multiple=True, type=click.Choice(["vllm", "mamba-ssm"]), help="The same cells there; several times."
+)
+@click.option("--vllm-settings", metavar="WORDS", help="Only these of vLLM's grid; see docs/vllm.md.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Where the rows go, after each cell.")
 @click.option("--go-on", is_flag=True, help="Keep the rows of --csv and leave out the cells it has.")
-@click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="A PNG of all rows.")
+@click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="A PNG of all rows of these models.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32, float64 or bfloat16.")
-@click.option("--engine", default="eager", show_default=True, help="eager, or native on a GPU.")
+@click.option("--engine", default="auto", show_default=True, help="auto (native on a GPU, else eager), eager, native.")
 @click.option("--state-dtype", default="float32", show_default=True, help="Of SSM states: float32, float16, bfloat16.")
 def throughput_command(**given: Any) -> None:
     """Tokens/s over model x batch x length, beside the roofline."""
     from harness.bench.grid import Grid, run_grid
     from harness.bench.settings import choose_device, choose_dtype, choose_state_dtype
+    from harness.engine.engines import choose_engine
 
     device = choose_device(given.pop("device"))
     dtype, state_dtype = choose_dtype(given.pop("dtype"), device), choose_state_dtype(given.pop("state_dtype"))
+    given["engine"] = choose_engine(given["engine"], device, dtype)
     run_grid(Grid(device=device, dtype=dtype, state_dtype=state_dtype, **given), Console())
 
 

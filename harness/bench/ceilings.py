@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from harness.bench.roofline import Ceilings, layer_products
 from harness.models.config import DecoderConfig
 
 REPEATS = 7
-PRODUCTS_AT_ONCE = 20
+CALLS_AT_ONCE = 20
 # What a card was seen to reach: a run on one that is held back must not look better for it.
 KNOWN_BYTES_PER_S = {"NVIDIA H100 80GB HBM3": 3.0e12}
 # Well past every cache, and products large enough to fill the device.
@@ -44,28 +45,28 @@ def product_flop_per_s(config: DecoderConfig, rows: int, dtype: torch.dtype, dev
     for (depth, width), count in shapes.items():
         left, weight = (torch.randn(n, depth, device=device).to(dtype) for n in (rows, width))
         out = torch.empty(rows, width, dtype=dtype, device=device)
-        seconds += count * _seconds_each(left, weight.t(), out)
+        seconds += count * seconds_each(functools.partial(torch.mm, left, weight.t(), out=out), device)
     return sum(2.0 * rows * depth * width * count for (depth, width), count in shapes.items()) / seconds
 
 
-def _seconds_each(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> float:
-    """Of one product among many; on a GPU in a graph, since a launch may take longer than a small product."""
+def seconds_each(call: Callable[[], object], device: torch.device) -> float:
+    """Of one call among many; on a GPU in a graph of them, since a launch may take longer than what it launches."""
 
-    def products() -> None:
-        for _ in range(PRODUCTS_AT_ONCE):
-            torch.mm(left, right, out=out)
+    def calls() -> None:
+        for _ in range(CALLS_AT_ONCE):
+            call()
 
-    if left.device.type != "cuda":
-        return median_seconds(products, left.device, 3) / PRODUCTS_AT_ONCE
+    if device.type != "cuda":
+        return median_seconds(calls, device, 3) / CALLS_AT_ONCE
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        torch.mm(left, right, out=out)  # lets cuBLAS choose its workspace outside the capture
+        call()  # compiles, and lets cuBLAS choose its workspace, outside the capture
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        products()
-    return median_seconds(graph.replay, left.device) / PRODUCTS_AT_ONCE
+        calls()
+    return median_seconds(graph.replay, device) / CALLS_AT_ONCE
 
 
 def median_seconds(call: Callable[[], object], device: torch.device, repeats: int = REPEATS) -> float:

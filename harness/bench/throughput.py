@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.bench.ceilings import median_seconds, product_flop_per_s, wait_for
+from harness.bench.ceilings import median_seconds, product_flop_per_s, seconds_each, wait_for
 from harness.bench.cell import Cell, budget_of
 from harness.bench.energy import joules
 from harness.bench.roofline import Ceilings, Workload, step_seconds
 from harness.engine.engines import AnyBackend, check_model, make_backend
-from harness.engine.memory import check_batch
+from harness.engine.memory import SPARE_SHARE, available_bytes, check_batch
 from harness.engine.sampler import LOOK_EVERY
 from harness.models.resolve import LoadedModel
+from harness.models.state import prompt_bytes, slot_bytes
 from harness.records import InputError
 from harness.report.throughput import KernelTime, Measurement, Row
 
@@ -68,6 +69,7 @@ class Bench:
         check_batch(
             self.model.decoder, [cell.prompt] * len(prompts), cell.new_tokens, cell.batch, self.engine, self.state_dtype
         )
+        largest = self._largest(cell)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         backend = make_backend(
@@ -88,7 +90,7 @@ class Bench:
         if busy_s is not None and backend.busy_s is not None:
             gap = 1 - (backend.busy_s - busy_s) / sum(float(run[:, 1].sum()) for run in runs)
         row = self._row(cell, overall, seconds, backend, gap, None if energy.value is None else energy.value / tokens)
-        return Measurement(row, min(rates), max(rates), prefill_s, self._split(backend, cell))
+        return Measurement(row, min(rates), max(rates), prefill_s, self._split(backend, cell), largest)
 
     def _row(
         self,
@@ -112,8 +114,10 @@ class Bench:
         )
         ceilings = dataclasses.replace(self.ceilings, product_flop_per_s=self.product_ceilings[cell.batch])
         limit_s = step_seconds(self.model.config, work, ceilings)
-        sampling_s = median_seconds(backend.draw_all, self.device)
         on_gpu = self.device.type == "cuda"
+        # As a step has it, without the gaps between launches; the plain engine's draw cannot be captured.
+        timed = seconds_each if on_gpu and self.engine == "native" else median_seconds
+        sampling_s = timed(backend.draw_all, self.device)
         return Row(
             model=self.model.name,
             engine=self.engine,
@@ -132,17 +136,38 @@ class Bench:
             joules_per_ktok=None if joules_a_token is None else 1000 * joules_a_token,
         )
 
+    def _largest(self, cell: Cell) -> int:
+        """The most rows of these lengths that fit beside their prompts; ``cell.batch`` of them are known to."""
+        room = available_bytes(self.device) * (1 - SPARE_SHARE)
+        low, high = cell.batch, 2 * cell.batch
+        while self._need(cell, high) <= room:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._need(cell, middle) <= room else (low, middle)
+        return low
+
+    def _need(self, cell: Cell, rows: int) -> int:
+        """Bytes of ``rows`` rows and their prompts, as ``harness.engine.memory`` counts them."""
+        config, prompts = self.model.config, -(-rows // cell.rows_per_prompt)
+        kinds = (self.model.decoder.embedding.weight.dtype, self.state_dtype)
+        if self.engine == "native":
+            from harness.engine.device_state import planned_bytes
+
+            return planned_bytes(config, [cell.prompt] * prompts, cell.new_tokens, rows, *kinds)
+        own = prompts * prompt_bytes(config, cell.prompt, *kinds)
+        return own + rows * slot_bytes(config, cell.new_tokens, *kinds)
+
     def _prompts(self, cell: Cell) -> list[list[int]]:
         count = -(-cell.batch // cell.rows_per_prompt)
         generator = np.random.default_rng(self.seed)
         return generator.integers(0, self.model.config.vocab_size, (count, cell.prompt)).tolist()
 
     def _prefill(self, backend: AnyBackend) -> float:
-        backend.prefill(0)
+        backend.prefill([0])
         wait_for(self.device)
         began = time.perf_counter()
-        for prompt in range(len(backend.prompts)):
-            backend.prefill(prompt)
+        backend.prefill(range(len(backend.prompts)))
         wait_for(self.device)
         return time.perf_counter() - began
 

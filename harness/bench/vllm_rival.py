@@ -2,7 +2,7 @@
 
 Prompts, length and temperature are a cell's, with no seeds by request and no detokenising; graphs are captured up to
 the largest batch. A cell's clock starts with the step that brings the last row its first token: what comes before is
-prefill.
+prefill. One start of vLLM serves all cells of a setting.
 """
 
 from __future__ import annotations
@@ -10,21 +10,19 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 
-from harness.bench.ceilings import product_flop_per_s
 from harness.bench.cell import Cell, budget_of
 from harness.bench.energy import joules
-from harness.bench.roofline import Ceilings, Workload, step_seconds
+from harness.bench.rival import Circumstances, Ran, Tell, product_ceilings, rival_row
 from harness.bench.throughput import REPEATED_UP_TO, REPEATS, STRETCHES, WARM_UP_TOKENS
 from harness.engine.vllm import VllmBackend, VllmEngine
 from harness.engine.vllm_folder import load_for_vllm
 from harness.models.resolve import LoadedModel
-from harness.records import InputError
-from harness.report.throughput import Measurement, Row
+from harness.records import InputError, nearest
+from harness.report.throughput import Measurement
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,58 +32,61 @@ class Setting:
     multiprocess: bool
     asynchronous: bool
 
+    @property
+    def words(self) -> tuple[str, str]:
+        return PROCESSES[self.multiprocess], SCHEDULING[self.asynchronous]
+
     def __str__(self) -> str:
-        where = "multiprocess" if self.multiprocess else "in-process"
-        return f"{where}, {'asynchronous' if self.asynchronous else 'synchronous'} scheduling"
+        return f"{self.words[0]}, {self.words[1]} scheduling"
 
 
+PROCESSES = ("in-process", "multiprocess")
+SCHEDULING = ("synchronous", "asynchronous")
 SETTINGS = tuple(Setting(m, a) for m in (False, True) for a in (False, True))
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Circumstances:
-    """What the cells of all engines share."""
-
-    device: torch.device
-    device_name: str
-    dtype: torch.dtype
-    state_dtype: torch.dtype
-    ceilings: Ceilings
-    ignore_eos: bool
-    seed: int = 0
+def chosen_settings(words: str | None) -> tuple[Setting, ...]:
+    """Those of the grid that comma-separated words name; where neither word of a kind is named, both are meant."""
+    named = [word.strip() for word in words.split(",")] if words else []
+    for word in named:
+        if word not in PROCESSES + SCHEDULING:
+            raise InputError(f"--vllm-settings {word!r}: {nearest(word, PROCESSES + SCHEDULING)}")
+    kinds = [[word for word in kind if word in named] or kind for kind in (PROCESSES, SCHEDULING)]
+    return tuple(s for s in SETTINGS if all(word in kind for word, kind in zip(s.words, kinds, strict=True)))
 
 
 def measure_rival(
-    name: str, cells: Sequence[Cell], given: Circumstances, tell: Callable[[str], None]
-) -> list[Measurement]:
-    """The best measurement of each cell; ``tell`` gets a line for every one, and for what vLLM would not run."""
-    best: dict[Cell, Measurement] = {}
+    name: str, cells: Sequence[Cell], given: Circumstances, tell: Tell, settings: Sequence[Setting]
+) -> Iterator[Measurement]:
+    """Each setting's measurement of each cell, as it comes; the fastest of a cell is the one that counts."""
     if not cells:
-        return []
+        return
     try:
         model = load_for_vllm(name, given.dtype, given.seed)
     except InputError as error:
         tell(f"not beside vLLM: {error}")
-        return []
-    for setting in SETTINGS:
+        return
+    products = product_ceilings(model.config, cells, given)
+    for setting in settings:
         try:
             engine = _engine(name, model, cells, given, setting)
         except InputError as error:
             tell(f"{model.name}, vLLM {setting}: {error}")
             continue
-        for cell in cells:
-            if cell.batch > engine.capacity and cell.rows_per_prompt == 1:
-                tell(f"{model.name}, vLLM {setting}: its cache holds {engine.capacity} rows, not {cell.batch}")
-                continue
-            found = _measure(engine, model, cell, given)
-            tell(
-                f"{model.name}, vLLM {engine.facts['version']} {setting}: {cell.batch} x {cell.new_tokens}:"
-                f" {found.row.tokens_per_s:,.0f} tokens/s"
-            )
-            if cell not in best or found.row.tokens_per_s > best[cell].row.tokens_per_s:
-                best[cell] = found
-        engine.close()
-    return [best[cell] for cell in cells if cell in best]
+        try:
+            for cell in cells:
+                holds = _capacity(engine, cell)
+                if cell.batch > holds and cell.rows_per_prompt == 1:
+                    tell(f"{model.name}, vLLM {setting}: its cache holds {holds} rows, not {cell.batch}")
+                    continue
+                found = _measure(engine, model, cell, given, products[cell.batch], holds)
+                tell(
+                    f"{model.name}, vLLM {engine.facts['version']} {setting}: {cell.batch} x {cell.new_tokens}:"
+                    f" {found.row.tokens_per_s:,.0f} tokens/s"
+                )
+                yield found
+        finally:
+            engine.close()
 
 
 def _engine(name: str, model: LoadedModel, cells: Sequence[Cell], given: Circumstances, setting: Setting) -> VllmEngine:
@@ -97,37 +98,30 @@ def _engine(name: str, model: LoadedModel, cells: Sequence[Cell], given: Circums
     )  # fmt: skip
 
 
-def _measure(engine: VllmEngine, model: LoadedModel, cell: Cell, given: Circumstances) -> Measurement:
+def _capacity(engine: VllmEngine, cell: Cell) -> int:
+    """Rows of this cell's length that its cache holds; with more, it would push some out and prefill them anew."""
+    settings = engine.facts["settings"]
+    return (settings["blocks"] - 1) // -(-(cell.prompt + cell.new_tokens) // settings["block_size"])
+
+
+def _measure(
+    engine: VllmEngine, model: LoadedModel, cell: Cell, given: Circumstances, product_flop_per_s: float, holds: int
+) -> Measurement:
     _run(engine, model, dataclasses.replace(cell, new_tokens=min(WARM_UP_TOKENS, cell.new_tokens)), given)
     short = cell.new_tokens <= REPEATED_UP_TO
     with joules(given.device) as energy:
         runs = [_run(engine, model, cell, given) for _ in range(REPEATS if short else 1)]
     windows = [run for _, run in runs]
     rates = [_rate(run) for run in windows] if short else [_rate(p) for p in np.array_split(windows[0], STRETCHES)]
-    steps_s = statistics.median(float(run[:, 1].sum()) / len(run) for run in windows)
     tokens = len(runs) * cell.batch * cell.new_tokens
-    config, kinds = model.config, (given.dtype.itemsize, given.state_dtype.itemsize)
-    work = Workload(cell.batch, cell.prompt, cell.new_tokens, cell.rows_per_prompt, *kinds, deferred=False)
-    own = product_flop_per_s(config, cell.batch, given.dtype, given.device)
-    limit_s = step_seconds(config, work, dataclasses.replace(given.ceilings, product_flop_per_s=own))
-    row = Row(
-        model=model.name,
-        engine="vllm",
-        device=given.device_name,
-        dtype=_name(given.dtype),
-        state_dtype=_name(given.state_dtype),
-        batch=cell.batch,
-        prompt=cell.prompt,
-        new_tokens=cell.new_tokens,
+    ran = Ran(
         tokens_per_s=statistics.median(rates) if short else _rate(windows[0]),
-        ms_per_step=1000 * steps_s,
-        roofline_share=limit_s / steps_s,
-        host_gap_share=None,
-        sampling_share=None,
-        peak_gib=None,
-        joules_per_ktok=None if energy.value is None else 1000 * energy.value / tokens,
+        step_s=statistics.median(float(run[:, 1].sum()) / len(run) for run in windows),
+        joules_per_token=None if energy.value is None else energy.value / tokens,
     )
-    return Measurement(row, min(rates), max(rates), statistics.median(prefill_s for prefill_s, _ in runs))
+    row = rival_row("vllm", model.name, model.config, cell, given, given.state_dtype, product_flop_per_s, ran)
+    prefill_s = statistics.median(prefill_s for prefill_s, _ in runs)
+    return Measurement(row, min(rates), max(rates), prefill_s, largest_batch=holds)
 
 
 def _run(engine: VllmEngine, model: LoadedModel, cell: Cell, given: Circumstances) -> tuple[float, np.ndarray]:
@@ -147,10 +141,15 @@ def _run(engine: VllmEngine, model: LoadedModel, cell: Cell, given: Circumstance
         backend.window(cell.batch, 1)
     taken, last = [(0.0, 0.0)], time.perf_counter()
     prefill_s = last - began
-    while backend.running:
-        window, now = backend.window(cell.batch, 1), time.perf_counter()
-        taken.append((float(window.count.sum()), now - last))
+    # From here on its tokens are counted and no more: what a backend does with them is no part of vLLM's step.
+    left = len(backend.running)
+    while left:
+        outputs = engine.step()
+        tokens, now = sum(len(output.outputs[0].token_ids) for output in outputs), time.perf_counter()
+        taken.append((float(tokens), now - last))
+        left -= sum(output.finished for output in outputs)
         last = now
+    backend.running.clear()
     for slot in slots:
         backend.release(slot)
     return prefill_s, np.array(taken[1:] or taken)
@@ -159,7 +158,3 @@ def _run(engine: VllmEngine, model: LoadedModel, cell: Cell, given: Circumstance
 def _rate(windows: np.ndarray) -> float:
     tokens, seconds = windows.sum(axis=0)
     return float(tokens / seconds) if seconds else 0.0
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

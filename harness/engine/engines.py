@@ -21,10 +21,17 @@ ENGINES = ("eager", "native", "vllm")
 STATE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
+def choose_engine(asked: str, device: torch.device, dtype: torch.dtype) -> str:
+    """``auto`` is native on a GPU and eager elsewhere, and where weights are float64."""
+    if asked != "auto":
+        return asked
+    return "native" if device.type == "cuda" and dtype != torch.float64 else "eager"
+
+
 def check_engine(engine: str, device: torch.device, dtype: torch.dtype, state_dtype: torch.dtype) -> None:
     """InputError where an engine cannot run on this device or in these dtypes; known before anything is loaded."""
     if engine not in ENGINES:
-        raise InputError(f"--engine {engine!r}: must be {', '.join(ENGINES)}")
+        raise InputError(f"--engine {engine!r}: must be auto, {', '.join(ENGINES)}")
     if engine == "eager":
         if state_dtype.itemsize < 4:
             raise InputError("--state-dtype: 16-bit states need the native engine, which rounds once a commit")

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
@@ -16,6 +17,9 @@ from harness.records import InputError
 from harness.report import style
 
 BLANK = "–"
+
+# Model, engine, dtype, state dtype, batch, prompt, new tokens.
+Key: TypeAlias = tuple[str, str, str, str, int, int, int]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Row:
     joules_per_ktok: float | None
 
     @property
-    def cell(self) -> tuple[str, str, str, str, int, int, int]:
+    def cell(self) -> Key:
         """What two rows of one file may not both have."""
         return (self.model, self.engine, self.dtype, self.state_dtype, self.batch, self.prompt, self.new_tokens)
 
@@ -60,14 +64,34 @@ class KernelTime:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Measurement:
-    """A row with what the tables say beside it: slowest and fastest tokens/s seen, seconds of prefill, and the split
-    of a step by kernel where a trace has one."""
+    """A row with what the tables say beside it: slowest and fastest tokens/s seen, seconds of prefill, the split of a
+    step by kernel where a trace has one, and the rows of these lengths that memory holds. A row that an earlier call
+    measured has none of it.
+    """
 
     row: Row
-    slowest: float
-    fastest: float
-    prefill_s: float
+    slowest: float | None = None
+    fastest: float | None = None
+    prefill_s: float | None = None
     split: tuple[KernelTime, ...] = ()
+    largest_batch: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Crossover:
+    """Where ``student`` overtakes ``teacher``: ``along`` (new tokens or batch) at a fixed value of the other.
+
+    ``predicted``: by the roofline, None for never. ``measured``: the smallest value from which on its rows are the
+    faster ones, None where they are not at the largest of ``seen``, the values that both have rows of.
+    """
+
+    student: str
+    teacher: str
+    at: str
+    along: str
+    predicted: int | None
+    measured: int | None
+    seen: tuple[int, ...]
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -87,11 +111,14 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Whole or not at all, since a call may be cut off at any moment."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
+    beside = path.with_name(f"{path.name}.new")
+    with beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(f.name for f in dataclasses.fields(Row))
         writer.writerows(_written(row) for row in rows)
+    beside.replace(path)
 
 
 def _written(row: Row) -> Iterator[str]:
@@ -108,20 +135,37 @@ def _read(text: str, kind: str) -> str | int | float | None:
 
 
 def throughput_tables(measurements: Sequence[Measurement]) -> list[Table]:
-    """Speed and cost, each whole at 80 columns; ``spread``: slowest to fastest repeat, or stretch of a long run."""
-    speed = _table("model", "engine", "batch", "prompt", "new", "tok/s", "spread", "ms/step", "roofline")
-    cost = _table("model", "engine", "batch", "new", "sampling", "host gap", "prefill s", "GiB", "J/ktok")
+    """Speed and cost, each whole at 80 columns.
+
+    ``spread``: slowest to fastest repeat, or stretch of a long run; ``roof``: share of the roofline; ``draw`` and
+    ``gap``: of a step, sampling and the host's gap; ``prefill``: seconds; ``largest``: rows that memory holds.
+    """
+    speed = _table("model", "engine", "batch", "prompt", "new", "tok/s", "spread", "ms/step", "roof")
+    cost = _table("model", "engine", "batch", "new", "draw", "gap", "prefill", "GiB", "largest", "J/ktok")
     for m in measurements:
         r = m.row
+        spread = BLANK if m.slowest is None else f"{m.slowest:,.0f}-{m.fastest:,.0f}"
         speed.add_row(
-            r.model, r.engine, str(r.batch), str(r.prompt), str(r.new_tokens), f"{r.tokens_per_s:,.0f}",
-            f"{m.slowest:,.0f}-{m.fastest:,.0f}", f"{r.ms_per_step:.3g}", _percent(r.roofline_share),
+            r.model, r.engine, str(r.batch), str(r.prompt), str(r.new_tokens), f"{r.tokens_per_s:,.0f}", spread,
+            f"{r.ms_per_step:.3g}", _percent(r.roofline_share),
         )  # fmt: skip
         cost.add_row(
             r.model, r.engine, str(r.batch), str(r.new_tokens), _percent(r.sampling_share), _percent(r.host_gap_share),
-            f"{m.prefill_s:.2g}", _figure(r.peak_gib, 1), _figure(r.joules_per_ktok, 2),
+            _figure(m.prefill_s, 2), _figure(r.peak_gib, 1), BLANK if m.largest_batch is None else str(m.largest_batch),
+            _figure(r.joules_per_ktok, 2),
         )  # fmt: skip
     return [speed, cost]
+
+
+def crossover_table(crossovers: Sequence[Crossover]) -> Table:
+    """What the roofline says beside what the rows say."""
+    table = _table("student", "teacher", "at", "ahead from", "predicted", "measured")
+    for c in crossovers:
+        measured = BLANK if not c.seen else f"not by {max(c.seen):,}" if c.measured is None else f"{c.measured:,}"
+        table.add_row(
+            c.student, c.teacher, c.at, c.along, "never" if c.predicted is None else f"{c.predicted:,}", measured
+        )
+    return table
 
 
 def split_table(measurement: Measurement) -> Table:
@@ -139,15 +183,15 @@ def split_table(measurement: Measurement) -> Table:
 
 
 def _table(*headers: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     for i, header in enumerate(headers):
-        fold = i == 0  # a long model name folds, nothing else gives way
+        fold = header in ("model", "teacher") or i == 0  # a long model name folds, nothing else gives way
         table.add_column(
             header,
             justify="left" if i < 2 else "right",
             no_wrap=not fold,
             overflow="fold",
-            min_width=12 if fold else None,
+            min_width=10 if fold else None,
         )
     return table
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ from rich.console import Console
 
 from harness.bench import ceilings as ceilings_module
 from harness.bench.ceilings import product_flop_per_s
-from harness.bench.grid import Grid, run_grid
+from harness.bench.grid import Grid, _Book, run_grid
 from harness.bench.plan import plan_step
 from harness.bench.regress_workload import tiny_hybrid
 from harness.bench.roofline import Ceilings, Workload, step_seconds
 from harness.bench.throughput import Bench, Cell
+from harness.engine.memory import largest_batch
 from harness.models.resolve import load_model
 from harness.records import InputError
 from harness.report.throughput import (
@@ -25,6 +27,7 @@ from harness.report.throughput import (
     read_rows,
     split_table,
     throughput_plot,
+    throughput_tables,
     write_rows,
 )
 
@@ -83,12 +86,13 @@ def test_the_native_engine_is_held_to_the_deferred_roofline(monkeypatch: pytest.
 def test_product_ceilings_are_those_of_the_models_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, ...]] = []
 
-    def timed(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> float:
-        torch.mm(left, right, out=out)
+    def timed(product: functools.partial[torch.Tensor], device: torch.device) -> float:
+        product()
+        left, right = product.args
         seen.append((*left.shape, right.shape[1]))
         return 0.5
 
-    monkeypatch.setattr(ceilings_module, "_seconds_each", timed)
+    monkeypatch.setattr(ceilings_module, "seconds_each", timed)
     model = tiny_hybrid()
     rate = product_flop_per_s(model.config, 3, torch.float32, CPU)
     plan = plan_step(model.config, model.codec, Cell(3, 4, 8), torch.float32, torch.float32)
@@ -96,6 +100,21 @@ def test_product_ceilings_are_those_of_the_models_shapes(monkeypatch: pytest.Mon
     assert {f"mm [{rows}, {depth}] x [{depth}, {width}]" for rows, depth, width in seen} == set(products)
     flop = sum(2 * r * d * w * products[f"mm [{r}, {d}] x [{d}, {w}]"] for r, d, w in seen)
     assert rate == pytest.approx(flop / (0.5 * sum(products.values())))
+
+
+def test_tables_of_a_gpu_are_whole_at_80_columns() -> None:
+    wide = dataclasses.replace(
+        row("random:llamba-1b", 1024, 4096, 123456.7), engine="mamba_ssm", prompt=1024, ms_per_step=12.34,
+        roofline_share=0.812, sampling_share=0.0512, host_gap_share=0.0123, peak_gib=71.25, joules_per_ktok=12.34,
+    )  # fmt: skip
+    console = Console(record=True, width=80)
+    for table in throughput_tables([Measurement(wide, 120456.7, 125456.7, 12.345, (), 123456)]):
+        console.print(table)
+    lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
+    assert "model engine batch prompt new tok/s spread ms/step roof" in lines
+    assert any(line.endswith("mamba_ssm 1024 1024 4096 123,457 120,457-125,457 12.3 81.2 %") for line in lines)
+    assert "model engine batch new draw gap prefill GiB largest J/ktok" in lines
+    assert any(line.endswith("mamba_ssm 1024 4096 5.1 % 1.2 % 12.35 71.2 123456 12.34") for line in lines)
 
 
 def test_split_table_shows_shares_of_a_step() -> None:
@@ -121,7 +140,56 @@ def test_grid_writes_rows_table_and_plot(tmp_path: Path) -> None:
     ]
     assert (tmp_path / "rows.png").stat().st_size > 10_000
     text = console.export_text()
-    assert "random:tiny-mamba past random:tiny-teacher at batch 2: predicted from" in " ".join(text.split())
+    folded = " ".join(text.split())
+    assert "student teacher at ahead from predicted measured" in folded and "batch 2" in folded and "16 new" in folded
+
+
+def test_a_crossover_is_measured_where_the_student_stays_ahead(tmp_path: Path) -> None:
+    student, teacher, lengths = "random:tiny-mamba", "random:tiny-teacher", (8, 16, 32, 64, 128)
+    rows = [row(student, 2, n, r) for n, r in zip(lengths, (90.0, 110.0, 95.0, 120.0, 120.0), strict=True)]
+    rows += [row(teacher, 2, n, 100.0) for n in lengths]
+    rows += [row(student, 4, 8, 50.0), row(teacher, 4, 8, 60.0)]
+    rows.append(dataclasses.replace(row(student, 2, 32, 500.0), engine="vllm"))  # of another engine: no say
+    write_rows(tmp_path / "rows.csv", rows)
+    console = Console(record=True, width=200)
+    pairs = (*(f"2x{n}" for n in lengths), "4x8")
+    run_grid(grid(tmp_path, go_on=True, plot_path=None, pairs=pairs, models=(teacher, student), prompt=16), console)
+    lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
+    for at, ending in (("batch 2 new tokens", " 64"), ("batch 4 new tokens", "not by 8"), ("8 new batch", "not by 4")):
+        assert any(line.startswith(f"{student} {teacher} {at}") and line.endswith(ending) for line in lines), at
+    assert read_rows(tmp_path / "rows.csv") == rows  # nothing was measured
+    assert any(line.startswith(f"{teacher} eager 2 16 8 100 – 1.5 25.0 %") for line in lines)
+
+
+@pytest.mark.parametrize("engine", ["eager", "native"])
+@pytest.mark.parametrize("rows_per_prompt", [1, 3])
+def test_the_largest_batch_is_the_last_that_fits(
+    engine: str, rows_per_prompt: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.bench.throughput.available_bytes", lambda device: 20_000_000)
+    model, cell = tiny_hybrid(), Cell(2, 5, 40, rows_per_prompt)
+    largest = Bench(model, "a CPU", CEILINGS, True, engine, torch.float32)._largest(cell)
+
+    def fits(rows: int) -> bool:
+        prompts = [cell.prompt] * -(-rows // rows_per_prompt)
+        return largest_batch(model.decoder, prompts, cell.new_tokens, engine, torch.float32, 20_000_000) >= rows
+
+    assert largest > cell.batch and fits(largest) and not fits(largest + 1)
+
+
+def test_of_two_measurements_of_a_cell_the_faster_stands(tmp_path: Path) -> None:
+    book = _Book(tmp_path / "rows.csv", [row(rate=100.0), row(batch=8)])
+    book.add(Measurement(row(rate=90.0)))
+    assert not (tmp_path / "rows.csv").exists() and not book.measured
+    book.add(Measurement(row(rate=110.0)))
+    assert read_rows(tmp_path / "rows.csv") == [row(rate=110.0), row(batch=8)]
+
+
+def test_cells_may_be_named_one_by_one(tmp_path: Path) -> None:
+    assert grid(tmp_path, pairs=("2x16", "5x4")).cells() == [Cell(2, 8, 16), Cell(5, 8, 4)]
+    for wrong in ("256", "x16", "2 x 16", "2x16x4", "twox16"):
+        with pytest.raises(InputError, match=f"--cell '{wrong}': must be BATCHxTOKENS"):
+            grid(tmp_path, pairs=(wrong,)).cells()
 
 
 def test_go_on_measures_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,6 +244,7 @@ def test_senseless_grids_are_refused(tmp_path: Path) -> None:
     for changes, message in (
         ({"engine": "fast"}, "--engine 'fast': must be eager, native"),
         ({"engine": "native"}, "--engine native: its kernels run on a GPU"),
+        ({"vllm_settings": "in-process"}, "--vllm-settings: needs --against vllm"),
         ({"state_dtype": torch.float16}, "--state-dtype: 16-bit states need the native engine"),
     ):
         with pytest.raises(InputError, match=message):

@@ -1,0 +1,181 @@
+"""``harness throughput --against mamba-ssm``: the same cells in mamba_ssm's own ``generate`` with CUDA graphs.
+
+The only file that talks to mamba_ssm. Its model has random weights of the same shape (a Llamba's in the continuous
+form: mamba_ssm has no other) and its cache is of the weights' dtype, states included. ``generate`` counts prefill; a
+run that ends with the first token is therefore subtracted, and a row holds what is faster, decoding alone or the whole.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import importlib
+import importlib.util
+import statistics
+import sys
+import time
+import types
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from harness.bench.ceilings import wait_for
+from harness.bench.cell import Cell
+from harness.bench.energy import joules
+from harness.bench.rival import Circumstances, Ran, Tell, product_ceilings, rival_row
+from harness.bench.throughput import REPEATED_UP_TO, REPEATS, WARM_UP_TOKENS
+from harness.models.config import DecoderConfig
+from harness.models.resolve import describe
+from harness.records import InputError
+from harness.report.throughput import Measurement
+
+TEMPERATURE = 0.8
+PAD_VOCABULARY = 16  # as its published Mamba-2 models have it
+_NEEDS = {
+    "mamba_ssm": "mamba-ssm", "causal_conv1d": "causal-conv1d", "causal_conv1d_cuda": "causal-conv1d, compiled",
+    "einops": "einops", "transformers": "transformers",
+}  # fmt: skip
+# Imported by mamba_ssm's __init__ and used by no Mamba-2 model: an extension that its pure-Python wheel lacks, and
+# Mamba-3, which asks for more packages.
+_STAND_INS: dict[str, dict[str, Any]] = {"selective_scan_cuda": {}, "mamba_ssm.modules.mamba3": {"Mamba3": None}}
+
+
+def measure_rival(name: str, cells: Sequence[Cell], given: Circumstances, tell: Tell) -> Iterator[Measurement]:
+    """The measurement of each cell, as it comes."""
+    if not cells:
+        return
+    try:
+        fields = arguments(name)
+        package = _package(given.device)
+    except InputError as error:
+        tell(f"not beside mamba_ssm: {error}")
+        return
+    config = describe(name)[1]
+    form = ", the continuous form of the same shape" if "discrete_mamba2" in config.layers else ""
+    products = product_ceilings(config, cells, given)
+    model = package.MambaLMHeadModel(package.MambaConfig(**fields), device=given.device, dtype=given.dtype)
+    model.requires_grad_(False).eval()
+    for cell in cells:
+        if cell.new_tokens < 2:
+            tell(f"{name}, mamba_ssm: {cell.batch} x {cell.new_tokens}: decodes nothing behind the prompt's own token")
+            continue
+        found, whole = _measure(package, model, name, config, cell, given, products[cell.batch])
+        tell(
+            f"{name}, mamba_ssm {package.__version__} generate(cg=True){form}, {found.row.state_dtype} states:"
+            f" {cell.batch} x {cell.new_tokens}: {found.row.tokens_per_s:,.0f} tokens/s,"
+            f" {whole:,.0f} with prefill counted"
+        )
+        yield found
+
+
+def arguments(name: str) -> dict[str, Any]:
+    """Fields of mamba_ssm's MambaConfig for a ``random:`` shape; InputError for what it has no counterpart of."""
+    if not name.startswith("random:"):
+        raise InputError(f"{name}: has weights; mamba_ssm is timed on random: shapes alone")
+    config = describe(name)[1]
+    m, kinds = config.mamba, set(config.layers)
+    if m is None or kinds not in ({"mamba2"}, {"discrete_mamba2"}):
+        found = ", ".join(sorted(kinds))
+        raise InputError(f"{name} has {found} layers; here it runs models that are Mamba-2 in all layers")
+    if m.kv_heads is not None or m.inner % config.width:
+        raise InputError(f"{name}: mamba_ssm has neither mamba.kv_heads nor an inner width off the multiples of width")
+    if m.gated_norm and m.norm_groups != m.groups:
+        raise InputError(f"{name}: mamba.norm_groups = {m.norm_groups}: mamba_ssm has one of each of {m.groups} groups")
+    mixer = {
+        "layer": "Mamba2", "d_state": m.state, "d_conv": m.conv, "expand": m.inner // config.width,
+        "headdim": m.head_dim, "ngroups": m.groups, "rmsnorm": m.gated_norm, "chunk_size": m.chunk,
+    }  # fmt: skip
+    return {
+        "d_model": config.width, "d_intermediate": config.mlp, "n_layer": len(config.layers),
+        "vocab_size": config.vocab_size, "ssm_cfg": mixer, "rms_norm": True, "residual_in_fp32": True,
+        "fused_add_norm": True, "pad_vocab_size_multiple": PAD_VOCABULARY, "tie_embeddings": config.tied,
+    }  # fmt: skip
+
+
+@functools.cache
+def _package(device: torch.device) -> types.SimpleNamespace:
+    """What is needed of mamba_ssm; nothing of it stays importable, or transformers would take it for complete."""
+    if device.type != "cuda":
+        raise InputError("its kernels run on a GPU")
+    missing = [distribution for module, distribution in _NEEDS.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise InputError(f"pip install --no-deps {' '.join(dict.fromkeys(missing))}")
+    absent = [name for name in _STAND_INS if name != "selective_scan_cuda" or importlib.util.find_spec(name) is None]
+    for name in absent:
+        stand_in = types.ModuleType(name)
+        stand_in.__dict__.update(_STAND_INS[name])
+        sys.modules[name] = stand_in
+    try:
+        version = importlib.import_module("mamba_ssm").__version__
+        parts = [
+            (importlib.import_module(f"mamba_ssm.{module}"), name)
+            for module, name in (
+                ("models.mixer_seq_simple", "MambaLMHeadModel"),
+                ("models.config_mamba", "MambaConfig"),
+                ("utils.generation", "update_graph_cache"),
+            )
+        ]
+    finally:
+        for name in [n for n in sys.modules if n in absent or n.partition(".")[0] == "mamba_ssm"]:
+            del sys.modules[name]
+    return types.SimpleNamespace(__version__=version, **{name: getattr(module, name) for module, name in parts})
+
+
+def _measure(
+    package: Any, model: Any, name: str, config: DecoderConfig, cell: Cell, given: Circumstances, product: float
+) -> tuple[Measurement, float]:
+    """And tokens/s with prefill counted."""
+    if given.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(given.device)
+    generator = torch.Generator(given.device).manual_seed(given.seed)
+    size = (cell.batch, cell.prompt)
+    prompts = torch.randint(config.vocab_size, size, generator=generator, device=given.device)
+    # Made for the longest run: generate would capture anew for each longer one.
+    longest = cell.prompt + cell.new_tokens
+    model._decoding_cache = package.update_graph_cache(model, None, *size, longest)
+    state_dtype = model._decoding_cache.inference_params.key_value_memory_dict[0][1].dtype
+    _run(model, prompts, min(WARM_UP_TOKENS, cell.new_tokens), given.device)
+    repeats = range(REPEATS if cell.new_tokens <= REPEATED_UP_TO else 1)
+    first = [_run(model, prompts, 1, given.device) for _ in range(REPEATS)]
+    runs = [_run(model, prompts, cell.new_tokens, given.device) for _ in repeats]
+    prefill_s = statistics.median(seconds for seconds, _ in first)
+    rates = [_rate(cell, seconds, prefill_s) for seconds, _ in runs]
+    rate = statistics.median(rates)
+    before, spent = _joules(first), _joules(runs)
+    tokens = cell.batch * (cell.new_tokens - 1)
+    joules_per_token = None if before is None or spent is None else (spent - before) / tokens
+    peak_gib = torch.cuda.max_memory_allocated(given.device) / 2**30 if given.device.type == "cuda" else None
+    ran = Ran(rate, cell.batch / rate, joules_per_token, peak_gib)
+    # A graph keeps its memory until it and what refers to it are gone.
+    model._decoding_cache = None
+    gc.collect()
+    if given.device.type == "cuda":
+        torch.cuda.empty_cache()
+    row = rival_row("mamba_ssm", name, config, cell, given, state_dtype, product, ran)
+    whole = cell.batch * cell.new_tokens / statistics.median(seconds for seconds, _ in runs)
+    return Measurement(row, min(rates), max(rates), prefill_s), whole
+
+
+def _rate(cell: Cell, seconds: float, prefill_s: float) -> float:
+    """Tokens/s of decoding alone, or of all where that is more; ``prefill_s`` holds the first token's draw."""
+    whole = cell.batch * cell.new_tokens / seconds
+    return max(whole, cell.batch * (cell.new_tokens - 1) / (seconds - prefill_s)) if seconds > prefill_s else whole
+
+
+def _joules(runs: Sequence[tuple[float, float | None]]) -> float | None:
+    spent = [joules for _, joules in runs if joules is not None]
+    return statistics.median(spent) if spent else None
+
+
+def _run(model: Any, prompts: torch.Tensor, new_tokens: int, device: torch.device) -> tuple[float, float | None]:
+    """Seconds and joules of one ``generate``."""
+    wait_for(device)
+    with joules(device) as energy:
+        began = time.perf_counter()
+        model.generate(
+            prompts, max_length=prompts.shape[1] + new_tokens, cg=True, top_k=0, top_p=0.0, temperature=TEMPERATURE
+        )
+        wait_for(device)
+        taken = time.perf_counter() - began
+    return taken, energy.value

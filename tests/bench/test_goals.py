@@ -1,0 +1,131 @@
+"""results/h100/goals.py: which rival counts, and when a goal is met."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.report.throughput import Row, read_rows, write_rows
+
+FOLDER = Path(__file__).parents[2] / "results" / "h100"
+LLAMA, LLAMBA, MAMBA2 = "random:llama-3.2-1b", "random:llamba-1b", "random:mamba2-1.3b"
+
+
+@pytest.fixture(scope="module")
+def goals() -> Any:
+    spec = importlib.util.spec_from_file_location("goals", FOLDER / "goals.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["goals"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def row(model: str, engine: str, batch: int, new_tokens: int, rate: float, **changes: Any) -> Row:
+    given = Row(
+        model, engine, "a GPU", "bfloat16", "float16", batch, 128, new_tokens, rate, 1.0, 0.5, 0.01, 0.02, None, None
+    )
+    return dataclasses.replace(given, **changes)
+
+
+def lines(goals: Any, ran: list[Row], quoted: list[Row]) -> dict[str, Any]:
+    return {line.what: line for line in goals.Rows(ran, quoted).lines()}
+
+
+def test_the_higher_of_run_and_quoted_counts(goals: Any) -> None:
+    ours = row(LLAMA, "native", 256, 1024, 60.0)
+    for run, quoted, ratio, said, met in ((40.0, 50.0, 1.2, "50 quoted", "no"), (40.0, 30.0, 1.5, "40", "yes")):
+        rivals = [row(LLAMA, "vllm", 256, 1024, run)], [row(LLAMA, "vllm", 256, 1024, quoted)]
+        line = lines(goals, [ours, *rivals[0]], rivals[1])["llama-3.2-1b 256 x 1024 over vllm"]
+        assert line.figure == pytest.approx(ratio) and (line.rival, line.met) == (said, met)
+
+
+def test_states_in_fp32_and_other_engines_answer_no_goal(goals: Any) -> None:
+    ran = [
+        row(LLAMBA, "native", 256, 1024, 90.0, state_dtype="float32", roofline_share=0.99),
+        row(LLAMBA, "eager", 256, 1024, 90.0, roofline_share=0.99),
+    ]
+    line = lines(goals, ran, [])["llamba-1b 256 x 1024, of its roofline"]
+    assert line.figure is None and line.met == "–" and line.cells()[1] == "–"
+    line = lines(goals, [*ran, row(LLAMBA, "native", 256, 1024, 80.0, roofline_share=0.7)], [])[line.what]
+    assert line.met == "yes" and line.cells()[3:] == ("70.0%", "68.0%", "yes")
+
+
+def test_mamba_ssm_may_be_quoted_at_another_length(goals: Any) -> None:
+    ran = [row(LLAMBA, "native", 256, 1024, 110.0)]
+    quoted = [row(LLAMBA, "mamba_ssm", 256, 512, 55.0), row(LLAMBA, "mamba_ssm", 512, 512, 99.0)]
+    line = lines(goals, ran, quoted)["llamba-1b 256 x 1024 over mamba_ssm"]
+    assert line.figure == pytest.approx(2.0) and line.rival == "55 quoted, 512 new"
+
+
+def test_shares_of_a_step_are_the_worst_of_their_batch(goals: Any) -> None:
+    ran = [
+        row(LLAMA, "native", 512, 2048, 1.0, sampling_share=0.03),
+        row(LLAMBA, "native", 512, 1024, 1.0, sampling_share=0.07),
+        row(LLAMBA, "native", 64, 512, 1.0, sampling_share=0.5, host_gap_share=0.03),
+    ]
+    found = lines(goals, ran, [])
+    assert (found["sampling, of a step, batch 512"].figure, found["sampling, of a step, batch 512"].met) == (0.07, "no")
+    assert found["host gap, batch 64"].met == "yes"
+
+
+def test_a_student_stands_beside_its_native_teacher_without_a_goal(goals: Any) -> None:
+    ran = [row(LLAMBA, "native", 256, 1024, 110.0), row(LLAMA, "native", 256, 1024, 55.0)]
+    line = lines(goals, ran, [])["llamba-1b 256 x 1024 over native llama-3.2-1b"]
+    assert line.figure == pytest.approx(2.0) and line.met == "–"
+
+
+def test_kernel_times_are_held_to_limits_and_to_the_faster_rival(goals: Any, tmp_path: Path) -> None:
+    path = tmp_path / "step.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("model", "rows", "state", "k", "what", "launch", "us", "share"))
+        for state, what, us in (
+            ("float16", "inner", 62.0), ("float16", "inner", 70.0), ("float32", "inner", 125.0),
+            ("float16", "best step", 100.0), ("float16", "selective_state_update", 130.0),
+            ("float32", "selective_state_update", 90.0), ("float16", "causal_conv1d_update", 40.0),
+            ("float16", "step and norm", ""),
+        ):  # fmt: skip
+            writer.writerow(("llamba-1b", 512, state, 8, what, "", us, ""))
+    found = [line for line in goals.step_lines(path) if "llamba" in line.what]
+    assert [line.met for line in found] == ["yes", "yes", "no", "no"]
+    assert [line.figure for line in found] == pytest.approx([62.0, 124.0 / 62.0, 124.0 / 125.0, (124.0 + 40.0) / 100.0])
+    assert found[1].rival == "124.0 us quoted" and found[3].rival == "124.0 us quoted + 40.0 us"
+    assert all(
+        line.met == "–" for line in goals.step_lines(path) if "mamba2" in line.what and "llamba" not in line.what
+    )
+
+
+def test_attention_is_read_from_its_cell(goals: Any, tmp_path: Path) -> None:
+    path = tmp_path / "attention.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("cell", "kernel", "own", "tiles", "us", "share"))
+        for cell, kernel, us, share in (
+            ("llama-3.2-1b 256 x (128 + 1024)", "attention_decode", 120.0, 0.8),
+            ("llama-3.2-1b 256 x (128 + 1024)", "attention_decode", 110.0, 0.9),
+            ("llama-3.2-1b 256 x (128 + 1024)", "flash_attention_3", 100.0, 0.95),
+            ("llama-3.2-1b 256 x (128 + 1024, 64 share)", "attention_decode", 10.0, 0.1),
+        ):
+            writer.writerow((cell, kernel, "", "", us, share))
+    share, ratio = goals.attention_lines(path)
+    assert (share.figure, share.met) == (0.9, "yes")
+    assert ratio.figure == pytest.approx(100 / 110) and ratio.met == "no"
+
+
+def test_the_quoted_rows_can_be_read_and_say_their_source(goals: Any, tmp_path: Path) -> None:
+    quoted = read_rows(FOLDER / "quoted.csv")
+    assert {r.engine for r in quoted} == {"vllm", "mamba_ssm"}
+    assert all(r.ms_per_step == pytest.approx(1000 * r.batch / r.tokens_per_s, rel=1e-4) for r in quoted)
+    with (FOLDER / "quoted.csv").open(newline="", encoding="utf-8") as file:
+        assert all(line["source"] for line in csv.DictReader(file))
+    write_rows(tmp_path / "rows.csv", [row(LLAMA, "native", 256, 1024, 92236.0)])
+    found = lines(goals, read_rows(tmp_path / "rows.csv"), quoted)
+    assert found["llama-3.2-1b 256 x 1024 over vllm"].figure == pytest.approx(2.0)
+    assert found["mamba2-1.3b 256 x 512 over mamba_ssm"].rival == "14,201 quoted"
