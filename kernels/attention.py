@@ -8,7 +8,9 @@ not depend on what the other rows hold (Flash-Decoding's split, Dao 2023).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,39 @@ def causal_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch
     """
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
+
+
+class Group(NamedTuple):
+    """Sequences of a pack that lie side by side, tokens [first, end): ``members`` of them, the longest of ``longest``.
+
+    Where lengths differ, int64 ``spread`` [members * longest] names the token at each place of [members, longest],
+    counted from ``first`` (any of the sequence behind its end), and ``back`` [end - first] the place of each token.
+    """
+
+    first: int
+    end: int
+    members: int
+    longest: int
+    spread: torch.Tensor | None
+    back: torch.Tensor | None
+
+    def cut(self, t: torch.Tensor) -> torch.Tensor:
+        """[members, heads, longest, dim] of t [tokens, heads, dim]."""
+        own = t[self.first : self.end]
+        own = own if self.spread is None else own[self.spread]
+        return own.unflatten(0, (self.members, self.longest)).transpose(1, 2)
+
+
+def packed_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, groups: Sequence[Group]) -> torch.Tensor:
+    """Causal attention inside each sequence of a pack: q [tokens, heads, dim], k and v [tokens, kv_heads, dim] -> as q.
+
+    One product a group: places behind a sequence's end come after all its queries, so causality itself hides them.
+    """
+    parts = []
+    for group in groups:
+        y = causal_attention(*(group.cut(t) for t in (q, k, v))).transpose(1, 2).flatten(0, 1)
+        parts.append(y if group.back is None else y[group.back])
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 @dataclass(slots=True)

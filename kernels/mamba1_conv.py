@@ -45,14 +45,6 @@ def repeat_heads(x: torch.Tensor, channels: int, head: int) -> torch.Tensor:
     return x.unflatten(-1, (-1, head)).repeat_interleave(channels // x.shape[-1], dim=-2).flatten(-2)
 
 
-def conv_ring(x: torch.Tensor, width: int) -> torch.Tensor:
-    """The ring [batch, width, xb] behind a whole prompt x [batch, time, xb], zeros before its start."""
-    time = x.shape[1]
-    # Row r holds position time - K + (r - time) mod K, and padding moves every position up by K.
-    row = torch.arange(width, device=x.device)
-    return F.pad(x, (0, 0, width, 0))[:, time + (row - time) % width]
-
-
 def mamba1_conv_step(x: torch.Tensor, conv: Conv, head: int, places: Places | None = None) -> torch.Tensor:
     """u [rows, channels] in fp32 at least, from raw x [rows, xb]; the ring takes x in, in place."""
     rows, (_, width, _) = x.shape[0], conv.ring.shape

@@ -11,13 +11,14 @@ d * groups // channels. All sums are in fp32 at least, float64 for float64 input
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
+
+from harness.kernels.sequences import Sequences
 
 
 def selective_scan_sequential(
@@ -95,17 +96,14 @@ def selective_scan(
 
 
 def selective_scan_packed(
-    x: torch.Tensor, delta: torch.Tensor, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, starts: torch.Tensor
+    x: torch.Tensor, delta: torch.Tensor, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, sequences: Sequences
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """y [tokens, channels] and last states [sequences, channels, N] of sequences laid end to end, from empty states.
+    """y [tokens, channels] and last states [n, channels, N] of n ``sequences``, from empty states.
 
-    x, delta [tokens, channels]; b, c [tokens, groups, N]; ``starts`` int32 [sequences + 1]: the first token of
-    each sequence, then the number of tokens. The plain twin of ``selective_scan_triton``; it reads ``starts``
-    on the host.
+    x, delta [tokens, channels]; b, c [tokens, groups, N]. The plain twin of ``selective_scan_triton``.
     """
-    bounds = starts.tolist()
     y, last = [], []
-    for first, end in itertools.pairwise(bounds):
+    for first, end in sequences.spans():
         x1, delta1, b1, c1 = (t[None, first:end] for t in (x, delta, b, c))
         out, state = selective_scan(x1, delta1, a, b1, c1)
         y.append(out[0])
@@ -184,7 +182,7 @@ def selective_scan_triton(
     a: torch.Tensor,
     b: torch.Tensor,
     c: torch.Tensor,
-    starts: torch.Tensor,
+    sequences: Sequences,
     block: int = 16,
     unroll: int = 4,
     warps: int = 1,
@@ -195,16 +193,16 @@ def selective_scan_triton(
     ``unroll`` tokens at once: small blocks, so that a single prompt of a 2,048-wide layer still makes 128
     programs. Untuned until measured.
     """
-    (tokens, channels), n, sequences = x.shape, a.shape[1], starts.shape[0] - 1
+    (tokens, channels), n, count = x.shape, a.shape[1], len(sequences.lengths)
     y = torch.empty(tokens, channels, dtype=torch.float32, device=x.device)
-    last = torch.empty(sequences, channels, n, dtype=torch.float32, device=x.device)
-    _scan_kernel[(triton.cdiv(channels, block), sequences)](
+    last = torch.empty(count, channels, n, dtype=torch.float32, device=x.device)
+    _scan_kernel[(triton.cdiv(channels, block), count)](
         x,
         delta,
         a,
         b,
         c,
-        starts,
+        sequences.starts,
         y,
         last,
         channels,

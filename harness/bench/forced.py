@@ -67,9 +67,9 @@ def force(backend: AnyBackend, chains: Sequence[Chain], look: Look) -> None:
             _show(backend, chains, leaving, step, look)
         for i in leaving:
             backend.release(chains[i].slot)
-        for prompt in {c.prompt for c in entering} - prefilled:
-            backend.prefill(prompt)
-            prefilled.add(prompt)
+        needed = {c.prompt for c in entering} - prefilled
+        backend.prefill(sorted(needed))
+        prefilled |= needed
         if entering:
             backend.fork([c.prompt for c in entering], [c.sample for c in entering], [c.slot for c in entering])
         if live := [i for i in seated if i not in leaving]:

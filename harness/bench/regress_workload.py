@@ -141,14 +141,15 @@ class _Counting:
 
     def __init__(self, backend: EagerBackend | GraphBackend) -> None:
         self.backend, self.slots, self.depth = backend, backend.slots, backend.depth
+        self.pass_tokens = backend.pass_tokens
         self.windows = self.steps = self.rows_stepped = self.prefills = 0
         self.fork, self.release, self.move = backend.fork, backend.release, backend.move
         self.collect: Any = backend.collect
         self.window = backend.window
 
-    def prefill(self, prompt: int) -> None:
-        self.prefills += 1
-        self.backend.prefill(prompt)
+    def prefill(self, prompts: Sequence[int]) -> None:
+        self.prefills += len(prompts)
+        self.backend.prefill(prompts)
 
     def launch(self, rows: int, steps: int) -> Any:
         self.windows, self.steps = self.windows + 1, self.steps + steps

@@ -130,12 +130,8 @@ class Session:
         """Give back what only the engine can give back."""
 
     def _warm_up(self, backend: Backend) -> None:
-        """Touch every kernel, prompt length and buffer once; rounds prefill anew, so nothing of it counts."""
-        seen: set[int] = set()
-        for prompt, tokens in enumerate(self.prompt_tokens):
-            if tokens not in seen:
-                backend.prefill(prompt)
-                seen.add(tokens)
+        """Touch every kernel, prompt and buffer once; rounds prefill anew, so nothing of it counts."""
+        backend.prefill(range(len(self.prompts)))
         backend.fork([0] * backend.slots, range(backend.slots), range(backend.slots))
         for _ in range(WARM_UP_WINDOWS):
             backend.window(backend.slots, LOOK_EVERY)

@@ -81,7 +81,7 @@ def logits(model: Decoder, tokens: torch.Tensor, count: int) -> tuple[torch.Tens
     """[time, vocab] of a full forward, and [count, vocab] of the last ``count`` tokens stepped behind a prefill."""
     prompt = tokens[:-count].tolist()
     state = model.new_state(StatePlan(1, count, (len(prompt),)))
-    model.prefill(prompt, state, 0)
+    model.prefill([prompt], state, [0])
     state.fork([0], [0])
     stepped = []
     for done in range(count):

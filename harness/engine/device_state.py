@@ -21,7 +21,7 @@ from harness.kernels.mamba1_step import FP16_MAX
 from harness.kernels.mamba2_ring import Memory, Rows, ring_length
 from harness.kernels.sample_step import SampleRows, sample_rows
 from harness.models.config import DecoderConfig, Mamba1Config, MambaConfig
-from harness.models.state import AttentionState, PageTable, StatePlan
+from harness.models.state import AttentionState, PageTable, StatePlan, put
 
 # Queries of one prompt that read its pages together: what a tile of a product holds.
 TILE_QUERIES = 64
@@ -43,11 +43,10 @@ class MambaSlots:
         )
         self.tails = torch.zeros(prompts, config.conv - 1, config.conv_channels, dtype=dtype, device=device)
 
-    def write_prompt(self, prompt: int, conv: torch.Tensor, ssm: torch.Tensor) -> None:
-        """``Decoder.prefill`` hands over the convolution's last inputs and the state behind a prompt."""
-        self.tails[prompt] = conv
-        place = torch.tensor([self.slots + prompt], device=ssm.device)
-        self.memory.write(place, ssm[None])
+    def write_prompts(self, places: torch.Tensor, conv: torch.Tensor, ssm: torch.Tensor) -> None:
+        """``Decoder.prefill`` hands over the convolution's last inputs and the states behind n prompts: [n, ...]."""
+        self.tails[places] = conv
+        self.memory.write(self.slots + places, ssm)
 
     def fork(self, prompts: torch.Tensor, slots: torch.Tensor, position0: torch.Tensor) -> None:
         self.memory.fork_conv(self.tails[prompts], slots, position0)
@@ -76,12 +75,13 @@ class Mamba1Slots:
         self.ssm = torch.zeros(places, *config.ssm_shape, dtype=state_dtype, device=device)
         self.saturated = torch.zeros(1, dtype=torch.int32, device=device)
 
-    def write_prompt(self, prompt: int, conv: torch.Tensor, ssm: torch.Tensor) -> None:
-        self.ring[self.slots + prompt] = conv
+    def write_prompts(self, places: torch.Tensor, conv: torch.Tensor, ssm: torch.Tensor) -> None:
+        """``Decoder.prefill`` hands over the rings and states behind n prompts: [n, ...]."""
+        self.ring[self.slots + places] = conv
         if self.ssm.dtype == torch.float16:
             self.saturated.add_((ssm.abs() > FP16_MAX).sum())
             ssm = ssm.clamp(-FP16_MAX, FP16_MAX)
-        self.ssm[self.slots + prompt] = ssm
+        self.ssm[self.slots + places] = ssm.to(self.ssm.dtype)
 
     def move(self, source: int, target: int) -> None:
         self.ring[target], self.ssm[target] = self.ring[source], self.ssm[source]
@@ -200,12 +200,6 @@ class DeviceState:
             source = torch.where(self.draw.position[:rows] == 0, self.rows.snapshot[:rows], own)
             torch.where(ended, self.scratch, source, out=self.places.source[:rows])
             torch.where(ended, self.scratch, own, out=self.places.target[:rows])
-
-
-def put(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """A copy on the device, in order with what is queued there; the host does not wait for it."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.clone()
 
 
 def planned_bytes(

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from harness.engine.backend import Window
-from harness.engine.device_state import DeviceState, put
+from harness.engine.backend import PASS_TOKENS, Window, prefill_into
+from harness.engine.device_state import DeviceState
 from harness.engine.fused import FusedDecoder
 from harness.kernels.random_words import problem_hash
 from harness.kernels.sample_step import Sampling, sample_rows, sample_step_triton
 from harness.models.resolve import LoadedModel
-from harness.models.state import StatePlan
+from harness.models.state import StatePlan, put
 from harness.records import Budget
 
 MOST_STEPS = 64  # of a window
@@ -40,6 +40,7 @@ class GraphBackend:
     """
 
     depth = 2
+    pass_tokens = PASS_TOKENS
 
     def __init__(
         self,
@@ -72,8 +73,8 @@ class GraphBackend:
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._capture()
 
-    def prefill(self, prompt: int) -> None:
-        self.prompt_logits[prompt] = self.model.decoder.prefill(self.prompts[prompt], self.state, prompt)
+    def prefill(self, prompts: Sequence[int]) -> None:
+        prefill_into(self.prompt_logits, self.model.decoder, self.state, self.prompts, prompts, self.pass_tokens)
 
     def fork(self, prompts: Sequence[int], samples: Sequence[int], slots: Sequence[int]) -> None:
         self._end_released()

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from harness.engine.backend import Backend, Window
+from harness.engine.backend import Backend, Window, pass_length
 from harness.engine.clock import Clock
 from harness.engine.stopping import StopScanner
 from harness.records import Budget, Finish, Look, Progress, Trajectory
@@ -149,25 +149,44 @@ class _Round:
         return Look(self.label.model, self.label.batch, self.label.round, self.look, now, rows, ended)
 
     def _submit(self) -> list[_Row]:
-        """Fill free slots from the queue, nothing at or past the deadline; a prompt is prefilled once."""
+        """Fill free slots from the queue, nothing at or past the deadline; a prompt is prefilled once.
+
+        Rows come in by passes, each of so many prompts not seen before as the backend runs at once: those of a pass are
+        submitted in the same second, and the clock is asked between passes. On a GPU a pass is queued, not waited for.
+        """
         new: list[_Row] = []
         slots = len(self.free)
-        while len(new) < slots and self.next_job < len(self.jobs) and self.clock.now() < self.budget.deadline_s:
-            job = self.jobs[self.next_job]
-            new.append(self._row(job, self.next_job, self.clock.now()))
-            self.next_job += 1
-            self._prefill(job.prompt)
+        while (
+            len(new) < slots and self.next_job < len(self.jobs) and (now := self.clock.now()) < self.budget.deadline_s
+        ):
+            count = self._prefill(self.jobs[self.next_job : self.next_job + slots - len(new)])
+            new += [self._row(self.jobs[at], at, now) for at in range(self.next_job, self.next_job + count)]
+            self.next_job += count
         self._seat(new)
         return new
 
     def _row(self, job: Job, place: int, t_submit: float) -> _Row:
         return _Row(job, place, t_submit, StopScanner(self.budget.stop, self.budget.stop_after_boxed))
 
-    def _prefill(self, prompt: int) -> None:
-        if prompt not in self.prefilled:
-            self.backend.prefill(prompt)
-            self.clock.tick("prefill", self.s.prompt_tokens[prompt])
-            self.prefilled.add(prompt)
+    def _prefill(self, jobs: Sequence[Job]) -> int:
+        """One pass of what ``jobs`` wait for, in their order; how many of them it serves.
+
+        Which prompts share a pass follows from the jobs and from what was prefilled before, so that ``_recover`` makes
+        the same passes: a prompt's logits may differ in their last bits with what it is packed with.
+        """
+        tokens: list[int] = []
+        seen: set[int] = set()
+        for job in jobs:
+            known = job.prompt in self.prefilled or job.prompt in seen
+            tokens.append(0 if known else self.s.prompt_tokens[job.prompt])
+            seen.add(job.prompt)
+        count = pass_length(tokens, self.backend.pass_tokens)
+        prompts = list(dict.fromkeys(job.prompt for job in jobs[:count] if job.prompt not in self.prefilled))
+        if prompts:
+            self.backend.prefill(prompts)
+            self.clock.tick("prefill", sum(tokens[:count]))
+            self.prefilled.update(prompts)
+        return count
 
     def _seat(self, new: list[_Row]) -> None:
         if not new:
@@ -268,11 +287,9 @@ class _Round:
         self.done = len(progress.finished)
         self.look = progress.looks[-1].look + 1
         for look in progress.looks:
-            for problem_id, sample, _ in look.submitted:
-                prompt = self.jobs[place_of[problem_id, sample]].prompt
-                if prompt not in self.prefilled:
-                    self.backend.prefill(prompt)
-                    self.prefilled.add(prompt)
+            jobs = [self.jobs[place_of[problem_id, sample]] for problem_id, sample, _ in look.submitted]
+            while jobs:
+                jobs = jobs[self._prefill(jobs) :]
         for look in progress.looks:
             new = []
             for problem_id, sample, t_submit in look.submitted:

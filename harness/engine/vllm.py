@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.engine.backend import Window
+from harness.engine.backend import PASS_TOKENS, Window
 from harness.engine.vllm_folder import RUNS, folder_for
 from harness.models.resolve import LoadedModel
 from harness.models.state import slot_bytes
@@ -70,6 +70,9 @@ class VllmEngine:
             os.environ.setdefault(key, value)
         if multiprocess is not None:
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = str(int(multiprocess))
+        if importlib.util.find_spec("flashinfer") is None:
+            # On a GPU vLLM would import FlashInfer's sampler without looking whether it is there.
+            os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
         self.in_process = os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
         # Only here: it takes seconds, and changes what torch does in this process.
         import vllm
@@ -111,7 +114,7 @@ class VllmEngine:
                 reason = " ".join(str(error).split())[:300]
                 raise InputError(f"--engine vllm: it refuses {model.name} ({reason}); {RUNS}") from error
         self.max_tokens, self.batch = max_tokens, batch
-        self._facts = {"version": vllm.__version__, "settings": self._settings(arguments)}
+        self._facts = {"version": vllm.__version__, "settings": self._settings(arguments, device.type)}
 
     @property
     def capacity(self) -> int:
@@ -124,13 +127,15 @@ class VllmEngine:
         """Version and settings, as a manifest says them."""
         return self._facts
 
-    def _settings(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _settings(self, arguments: dict[str, Any], device: str) -> dict[str, Any]:
         """What was asked for and what vLLM made of the rest."""
         config = self._engine.vllm_config
         cache, scheduler, compilation = config.cache_config, config.scheduler_config, config.compilation_config
         return {
             **arguments,
             "in_process": self.in_process,
+            "flashinfer_sampler": device == "cuda" and os.environ.get("VLLM_USE_FLASHINFER_SAMPLER") != "0",
+            "v2_model_runner": bool(config.use_v2_model_runner),
             "async_scheduling": bool(scheduler.async_scheduling),
             "max_num_batched_tokens": scheduler.max_num_batched_tokens,
             "chunked_prefill": bool(scheduler.enable_chunked_prefill),
@@ -179,6 +184,7 @@ class VllmBackend:
     """
 
     depth = 1
+    pass_tokens = PASS_TOKENS
 
     def __init__(
         self,
@@ -209,7 +215,7 @@ class VllmBackend:
         if not self.warm:
             self.prefills, self.warm = dict.fromkeys(self.prefills, 0), True
 
-    def prefill(self, prompt: int) -> None:
+    def prefill(self, prompts: Sequence[int]) -> None:
         """vLLM prefills inside its steps, for each request what its cache does not hold."""
 
     def fork(self, prompts: Sequence[int], samples: Sequence[int], slots: Sequence[int]) -> None:

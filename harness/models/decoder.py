@@ -17,11 +17,14 @@ from harness.kernels.rope import frequencies, tables
 from harness.models.config import DecoderConfig
 from harness.models.decode_state import DecodeState
 from harness.models.layers import Block, RMSNorm
+from harness.models.packing import pack_prompts
 from harness.models.state import StatePlan, StepIndex
 
 
 class HoldsLayers(Protocol):
     """A state with one memory for each layer, of the kind that the layer's mixer writes to."""
+
+    plan: StatePlan
 
     @property
     def layers(self) -> Sequence[Any]: ...
@@ -63,14 +66,17 @@ class Decoder(nn.Module):
         return F.linear(self.norm(x), weight)
 
     @torch.inference_mode()
-    def prefill(self, tokens: Sequence[int], state: HoldsLayers, prompt: int) -> torch.Tensor:
-        """Run one prompt, unpadded, into place ``prompt`` of the state; logits [vocab] of what follows."""
-        ids = torch.tensor([list(tokens)], device=self.device)
-        x = self.embedding(ids)
-        cos, sin = (t[: ids.shape[1], None] for t in self.rope_tables(x))
+    def prefill(self, prompts: Sequence[Sequence[int]], state: HoldsLayers, places: Sequence[int]) -> torch.Tensor:
+        """Run whole prompts, packed without padding, into ``places`` of the state; logits [n, vocab] of what follows.
+
+        All of them in one pass: the caller sees to it that memory holds so many tokens (``engine.backend``).
+        """
+        pack = pack_prompts(prompts, places, state.plan, self.config, self.device)
+        x = self.embedding(pack.tokens)
+        cos, sin = (t[pack.sequences.position, None] for t in self.rope_tables(x))
         for block, layer in self._with_states(state):
-            x = block.feed(x + block.mixer.prefill(block.mixer_norm(x), (cos, sin), layer, prompt))
-        return self.logits(x[0, -1])
+            x = block.feed(x + block.mixer.prefill(block.mixer_norm(x), (cos, sin), layer, pack))
+        return self.logits(x[pack.last])
 
     @torch.inference_mode()
     def step(self, tokens: torch.Tensor, state: DecodeState, index: StepIndex) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """The parts of a block: norm, MLP, attention and Mamba-2 (Mamba-1 lies beside), each mixer with its three ways to run.
 
-``forward`` takes whole sequences (training, and the reference), ``prefill`` a whole prompt while
+``forward`` takes whole sequences (training, and the reference), ``prefill`` whole prompts packed end to end while
 leaving behind what decoding needs, ``step`` one token for each row. The three agree: tests hold it.
-Activations are [batch, time, width], or [rows, width] in a step.
+Activations are [batch, time, width], [tokens, width] in a prefill or [rows, width] in a step.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from harness.kernels import attention as attention_ops
-from harness.kernels.causal_conv import causal_conv, causal_conv_step, conv_state
+from harness.kernels.causal_conv import causal_conv, causal_conv_packed, causal_conv_step, causal_conv_triton
 from harness.kernels.rope import rotate
-from harness.kernels.ssd import ssd_chunked, ssd_step
+from harness.kernels.sequences import taken
+from harness.kernels.ssd import ssd_chunked, ssd_packed, ssd_step, ssd_triton
 from harness.models.config import AttentionConfig, DecoderConfig, LayerKind, Mamba1Config, MambaConfig
 from harness.models.mamba1 import Mamba1
+from harness.models.packing import Pack, runs_kernels
 from harness.models.state import AttentionState, MambaState, StepIndex
 
 
@@ -64,25 +66,21 @@ class Attention(nn.Module):
     def _project(self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """q, k, v [..., heads, dim], q and k turned; ``rope`` cos and sin broadcast over the heads."""
         heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))
-        q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=-2)
-        return rotate(q, *rope), rotate(k, *rope), v
+        turned, v = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=-2)
+        q, k = rotate(turned, *rope).split((self.heads, self.kv_heads), dim=-2)
+        return q, k, v
 
     def forward(self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        return self._whole(x, rope)[0]
-
-    def _whole(
-        self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         q, k, v = (t.transpose(1, 2).to(x.dtype) for t in self._project(x, rope))
         y = attention_ops.causal_attention(q, k, v)
-        return self.out(y.transpose(1, 2).flatten(-2)), k, v
+        return self.out(y.transpose(1, 2).flatten(-2))
 
     def prefill(
-        self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], state: AttentionState, prompt: int
+        self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], state: AttentionState, pack: Pack
     ) -> torch.Tensor:
-        y, k, v = self._whole(x, rope)
-        state.write_prompt(prompt, k[0], v[0])
-        return y
+        q, k, v = (t.to(x.dtype) for t in self._project(x, rope))
+        state.write_prompts(pack.pages, k, v)
+        return self.out(attention_ops.packed_attention(q, k, v, pack.groups).flatten(-2))
 
     def step(
         self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], state: AttentionState, index: StepIndex
@@ -120,29 +118,32 @@ class Mamba2(nn.Module):
         self.out = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: torch.Tensor, rope: object = None) -> torch.Tensor:
-        return self._whole(x)[0]
-
-    def prefill(self, x: torch.Tensor, rope: object, state: MambaState, prompt: int) -> torch.Tensor:
-        y, raw, last = self._whole(x)
-        state.write_prompt(prompt, conv_state(raw, self.config.conv)[0], last[0])
-        return y
-
-    def _whole(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Output, the convolution's raw input and the last state."""
         raw, z, dt = self._split(self.in_proj(x))
         mixed = causal_conv(raw, self.conv_weight.to(raw.dtype), self.conv_bias.to(raw.dtype))
+        xs, b, c = self._channels(mixed if self.discrete else F.silu(mixed))
+        scale, log_a = self._discretise(dt)
+        scaled = xs if scale is None else (xs * scale[..., None]).to(xs.dtype)
+        y, _ = ssd_chunked(scaled, log_a, b, c, self.config.chunk)
+        return self._finish(self._skipped(y, xs), z)
+
+    def prefill(self, x: torch.Tensor, rope: object, state: MambaState, pack: Pack) -> torch.Tensor:
+        raw, z, dt = self._split(self.in_proj(x))
+        conv, scan = (causal_conv_triton, ssd_triton) if runs_kernels(x) else (causal_conv_packed, ssd_packed)
+        mixed = conv(raw, self.conv_weight, self.conv_bias, pack.sequences, not self.discrete, raw.dtype)
         xs, b, c = self._channels(mixed)
-        scaled, log_a = self._discretise(xs, dt)
-        y, last = ssd_chunked(scaled.to(xs.dtype), log_a, b, c, self.config.chunk)
-        return self._finish(y, xs, z), raw, last
+        scale, log_a = self._discretise(dt)
+        y, last = scan(xs, log_a, b, c, pack.sequences, scale, self.D)
+        state.write_prompts(pack.places, taken(raw, pack.tails), last)
+        return self._finish(y, z)
 
     def step(self, x: torch.Tensor, rope: object, state: MambaState, index: StepIndex) -> torch.Tensor:
         raw, z, dt = self._split(self.in_proj(x))
         conv, ssm = state.rows(index)
         mixed = causal_conv_step(raw, conv, self.conv_weight.to(raw.dtype), self.conv_bias.to(raw.dtype))
-        xs, b, c = self._channels(mixed)
-        scaled, log_a = self._discretise(xs, dt)
-        return self._finish(ssd_step(scaled, log_a, b, c, ssm), xs, z)
+        xs, b, c = self._channels(mixed if self.discrete else F.silu(mixed))
+        scale, log_a = self._discretise(dt)
+        y = ssd_step(xs if scale is None else xs * scale[..., None], log_a, b, c, ssm)
+        return self._finish(self._skipped(y, xs), z)
 
     def _split(self, projected: torch.Tensor) -> tuple[torch.Tensor, ...]:
         c = self.config
@@ -150,8 +151,6 @@ class Mamba2(nn.Module):
 
     def _channels(self, mixed: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """x [..., heads, dim], B and C [..., groups, N] from the convolution's output."""
-        if not self.discrete:
-            mixed = F.silu(mixed)
         c = self.config
         x, b, cc = mixed.split(c.conv_parts, dim=-1)
         x = x.unflatten(-1, (-1, c.head_dim))
@@ -159,17 +158,19 @@ class Mamba2(nn.Module):
             x = x.repeat_interleave(c.heads // c.kv_heads, dim=-2)
         return x, b.unflatten(-1, (-1, c.state)), cc.unflatten(-1, (-1, c.state))
 
-    def _discretise(self, xs: torch.Tensor, dt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The recurrence's input and log decay (fp32 at least)."""
+    def _discretise(self, dt: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """What the recurrence's input is multiplied by (None for 1), and the log decay; fp32 at least."""
         dt = dt if dt.dtype == torch.float64 else dt.float()
         step = F.softplus(dt if self.dt_bias is None else dt + self.dt_bias.to(dt.dtype))
         if self.discrete:
-            return xs, -step
-        return xs * step[..., None], -self.A_log.to(dt.dtype).exp() * step
+            return None, -step
+        return step, -self.A_log.to(dt.dtype).exp() * step
 
-    def _finish(self, y: torch.Tensor, xs: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        y = (y + self.D.to(xs.dtype)[:, None] * xs).flatten(-2)
-        y = y.to(z.dtype) * F.silu(z + self.z_bias.to(z.dtype) if self.discrete else z)
+    def _skipped(self, y: torch.Tensor, xs: torch.Tensor) -> torch.Tensor:
+        return y + self.D.to(xs.dtype)[:, None] * xs
+
+    def _finish(self, y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        y = y.flatten(-2).to(z.dtype) * F.silu(z + self.z_bias.to(z.dtype) if self.discrete else z)
         return self.out(y if self.norm is None else self.norm(y))
 
 

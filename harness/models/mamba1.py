@@ -1,25 +1,29 @@
 """The Mamba-1 mixer in MambaInLlama's grouped form (arXiv 2408.15237) and in mamba_ssm's (arXiv 2312.00752).
 
-Like the other mixers it runs whole sequences (``forward``), a prompt (``prefill``) or one token a row
+Like the other mixers it runs whole sequences (``forward``), packed prompts (``prefill``) or one token a row
 (``step``), and the three agree. A_log, D and dt_bias keep fp32 whatever the model is cast to: a decay
 rounded to 8 bits is another decay, applied at every token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from harness.kernels.causal_conv import causal_conv
-from harness.kernels.mamba1_conv import Conv, conv_ring, mamba1_conv_step, repeat_heads, working_dtype
+from harness.kernels.causal_conv import causal_conv, causal_conv_packed, causal_conv_triton
+from harness.kernels.mamba1_conv import Conv, mamba1_conv_step, repeat_heads, working_dtype
 from harness.kernels.mamba1_step import Mixer, mamba1_step
-from harness.kernels.selective_scan import selective_scan
+from harness.kernels.selective_scan import selective_scan, selective_scan_packed, selective_scan_triton
+from harness.kernels.sequences import taken
 from harness.models.config import Mamba1Config
+from harness.models.packing import Pack, runs_kernels
 from harness.models.state import MambaState, StepIndex
 
+Scan: TypeAlias = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 KEPT_WIDE = ("A_log", "D", "dt_bias")
 
 
@@ -59,25 +63,36 @@ class Mamba1(nn.Module):
         return self
 
     def forward(self, x: torch.Tensor, rope: object = None) -> torch.Tensor:
-        return self._whole(x)[0]
-
-    def prefill(self, x: torch.Tensor, rope: object, state: MambaState, prompt: int) -> torch.Tensor:
-        y, raw, last = self._whole(x)
-        state.write_prompt(prompt, conv_ring(raw, self.config.conv)[0], last[0])
-        return y
-
-    def _whole(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Output, the convolution's raw input and the last state."""
         raw, z, *given = self.split(self.in_proj(x))
         kind = working_dtype(raw)
         repeated = repeat_heads(raw.to(kind), self.config.inner, self.config.state)
         u = F.silu(causal_conv(repeated, self.conv_weight.to(kind), self.conv_bias.to(kind)))
-        dt, b, c = given or self.from_conv(u.to(raw.dtype))
+        return self._scanned(u, z, given, selective_scan)[0]
+
+    def prefill(self, x: torch.Tensor, rope: object, state: MambaState, pack: Pack) -> torch.Tensor:
+        raw, z, *given = self.split(self.in_proj(x))
+        sequences, size = pack.sequences, self.config.state
+        # The kernel holds a state's row in a tile, whose side is a power of two.
+        kernels = runs_kernels(x) and size.bit_count() == 1
+        conv, scan = (
+            (causal_conv_triton, selective_scan_triton) if kernels else (causal_conv_packed, selective_scan_packed)
+        )
+        u = conv(raw, self.conv_weight, self.conv_bias, sequences, True, working_dtype(raw), size)
+        y, last = self._scanned(u, z, given, lambda *inputs: scan(*inputs, sequences))
+        state.write_prompts(pack.places, taken(raw, pack.rings), last)
+        return y
+
+    def _scanned(
+        self, u: torch.Tensor, z: torch.Tensor, given: Sequence[torch.Tensor], scan: Scan
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Output and last state from the convolution's output; ``given``: dt, B and C where the input has them."""
+        kind = u.dtype
+        dt, b, c = given or self.from_conv(u.to(z.dtype))
         mixer = self.weights()
         delta = F.softplus(dt.to(kind) + mixer.times * mixer.dt_bias.to(kind))
-        y, last = selective_scan(u, delta, -mixer.a_log.to(kind).exp(), b, c)
+        y, last = scan(u, delta, -mixer.a_log.to(kind).exp(), b, c)
         y = (y + mixer.d.to(kind) * u) * F.silu(z.to(kind))
-        return self.out(y.to(raw.dtype)), raw, last
+        return self.out(y.to(z.dtype)), last
 
     def step(self, x: torch.Tensor, rope: object, state: MambaState, index: StepIndex) -> torch.Tensor:
         raw, z, *given = self.split(self.in_proj(x))

@@ -12,6 +12,7 @@ import dataclasses
 import heapq
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -92,9 +93,10 @@ class MambaState:
         self.prompt_conv = torch.zeros(len(plan.prompt_tokens), *conv, dtype=dtype, device=device)
         self.prompt_ssm = torch.zeros(len(plan.prompt_tokens), *ssm, dtype=state_dtype, device=device)
 
-    def write_prompt(self, prompt: int, conv: torch.Tensor, ssm: torch.Tensor) -> None:
-        self.prompt_conv[prompt] = conv
-        self.prompt_ssm[prompt] = ssm
+    def write_prompts(self, places: torch.Tensor, conv: torch.Tensor, ssm: torch.Tensor) -> None:
+        """What n prompts leave behind, conv [n, ...] and ssm [n, ...], into int64 ``places`` [n]."""
+        self.prompt_conv[places] = conv
+        self.prompt_ssm[places] = ssm.to(self.prompt_ssm.dtype)
 
     def rows(self, index: StepIndex) -> tuple[torch.Tensor, torch.Tensor]:
         return self.conv[: index.rows], self.ssm[: index.rows]
@@ -108,6 +110,14 @@ class MambaState:
         self.ssm[target] = self.ssm[source]
 
 
+class PromptPages(NamedTuple):
+    """Where the tokens of prompts go, int64: ``page`` and ``offset`` [tokens] of each; ``whole`` [pages]: all pages."""
+
+    page: torch.Tensor
+    offset: torch.Tensor
+    whole: torch.Tensor
+
+
 class AttentionState:
     """Pages of keys and values [pages, kv_heads, PAGE_TOKENS, dim] of one layer: generated tokens and prompts apart."""
 
@@ -116,19 +126,14 @@ class AttentionState:
         shape = (config.attention.kv_heads, PAGE_TOKENS, config.attention.head_dim)
         pages = plan.slots * plan.slot_pages + 1
         self.k, self.v = (torch.zeros(pages, *shape, dtype=dtype, device=device) for _ in range(2))
-        counts = plan.prompt_pages()
-        self.first_page = np.concatenate(([0], np.cumsum(counts)))
-        self.prompt_k, self.prompt_v = (
-            torch.zeros(int(self.first_page[-1]), *shape, dtype=dtype, device=device) for _ in range(2)
-        )
+        prompt_pages = sum(plan.prompt_pages())
+        self.prompt_k, self.prompt_v = (torch.zeros(prompt_pages, *shape, dtype=dtype, device=device) for _ in range(2))
 
-    def write_prompt(self, prompt: int, k: torch.Tensor, v: torch.Tensor) -> None:
-        """k, v [kv_heads, time, dim] fill the prompt's pages."""
-        first, last = self.first_page[prompt : prompt + 2]
+    def write_prompts(self, pages: PromptPages, k: torch.Tensor, v: torch.Tensor) -> None:
+        """k, v [tokens, kv_heads, dim] of prompts fill their pages, with zeros behind the last token of each."""
         for pool, new in ((self.prompt_k, k), (self.prompt_v, v)):
-            padded = new.new_zeros(new.shape[0], (last - first) * PAGE_TOKENS, new.shape[2])
-            padded[:, : new.shape[1]] = new
-            pool[first:last] = padded.unflatten(1, (-1, PAGE_TOKENS)).transpose(0, 1).to(pool.dtype)
+            pool.index_fill_(0, pages.whole, 0)
+            pool[pages.page, :, pages.offset] = new.to(pool.dtype)
 
     def append(self, k: torch.Tensor, v: torch.Tensor, index: StepIndex) -> None:
         """k, v [rows, kv_heads, dim] go to each row's page and offset."""
@@ -232,3 +237,9 @@ def contiguous_ranges(pages: Sequence[int] | np.ndarray, most: int) -> list[tupl
     starts = [0] + [c + 1 for c in cuts]
     ends = [c + 1 for c in cuts] + [len(ordered)]
     return [(int(ordered[s]), int(ordered[e - 1]) + 1) for s, e in zip(starts, ends, strict=True)]
+
+
+def put(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """A copy on the device, in order with what is queued there; the host does not wait for it."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.clone()

@@ -146,8 +146,7 @@ def draw(subject: Subject, weights: str, batch: int, chains: int) -> np.ndarray:
     problems, steps = subject.scale.problems, subject.scale.steps
     budget = Budget((1.0,), "task", 2, steps, TEMPERATURE, 1.0, 0, SEED, batch)
     backend = subject.backend(weights, "native", budget, batch, "float32")
-    for problem in range(problems):
-        backend.prefill(problem)
+    backend.prefill(range(problems))
     tokens = np.empty((chains, steps), dtype=np.int64)
     for start in range(0, chains, batch):
         numbers = range(start, min(start + batch, chains))

@@ -242,7 +242,7 @@ def test_senseless_grids_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--go-on"):
         Grid(("tiny-teacher",), (1,), (1,), 1, 1, True, None, True, None, CPU, torch.float32)
     for changes, message in (
-        ({"engine": "fast"}, "--engine 'fast': must be eager, native"),
+        ({"engine": "fast"}, "--engine 'fast': must be auto, eager, native"),
         ({"engine": "native"}, "--engine native: its kernels run on a GPU"),
         ({"vllm_settings": "in-process"}, "--vllm-settings: needs --against vllm"),
         ({"state_dtype": torch.float16}, "--state-dtype: 16-bit states need the native engine"),

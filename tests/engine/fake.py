@@ -2,7 +2,8 @@
 
 ``script(prompt, sample)`` is the text of a chain, a byte a token; a ``$`` at its end stands for EOS, and
 without one the chain goes on with dots. What the scheduler must not count is junk of value -99: tokens
-behind a chain's end, and whole windows of free slots.
+behind a chain's end, and whole windows of free slots. A token's log-probability tells what its prompt was packed with
+in its prefill, as its last bits would with a model.
 """
 
 from __future__ import annotations
@@ -45,17 +46,24 @@ class FakeBackend:
     """``calls`` holds everything that was asked of it, in order; rows stepped must be the rows that live."""
 
     def __init__(
-        self, slots: int, script: Script, max_new_tokens: int, logprob=lambda prompt, sample, i: LOGPROB, depth: int = 1
+        self,
+        slots: int,
+        script: Script,
+        max_new_tokens: int,
+        logprob=lambda prompt, sample, i: LOGPROB,
+        depth: int = 1,
+        pass_tokens: int = 1,
     ):
-        self.depth = depth
+        self.depth, self.pass_tokens = depth, pass_tokens
         self.slots, self.script, self.max_new_tokens, self.logprob = slots, script, max_new_tokens, logprob
         self.chains: dict[int, Chain] = {}
         self.calls: list[tuple] = []
-        self.prefilled: set[int] = set()
+        self.prefilled: dict[int, float] = {}
 
-    def prefill(self, prompt: int) -> None:
-        self.calls.append(("prefill", prompt))
-        self.prefilled.add(prompt)
+    def prefill(self, prompts: Sequence[int]) -> None:
+        self.calls.append(("prefill", *prompts))
+        for prompt in prompts:
+            self.prefilled[prompt] = sum(2.0 ** -(8 + p) for p in prompts if p != prompt)
 
     def fork(self, prompts: Sequence[int], samples: Sequence[int], slots: Sequence[int]) -> None:
         for prompt, sample, slot in zip(prompts, samples, slots, strict=True):
@@ -93,7 +101,7 @@ class FakeBackend:
                     break
                 at = chain.position
                 tokens[i, slot] = chain.tokens[at] if at < len(chain.tokens) else ord(".")
-                logprobs[i, slot] = self.logprob(chain.prompt, chain.sample, at)
+                logprobs[i, slot] = self.logprob(chain.prompt, chain.sample, at) + self.prefilled[chain.prompt]
                 chain.position += 1
                 count[slot] += 1
                 chain.ended = tokens[i, slot] == EOS or chain.position == self.max_new_tokens
@@ -135,10 +143,14 @@ def play(
     on_look=None,
     clock=None,
     depth: int = 1,
+    pass_tokens: int = 1,
 ):
-    """Run all rounds of a budget as ``Session`` would; problem i is called ``p<i>``. Returns sink and backend."""
+    """Run all rounds of a budget as ``Session`` would; problem i is called ``p<i>``. Returns sink and backend.
+
+    With one token a pass each prompt is prefilled by itself.
+    """
     sink = MemorySink() if sink is None else sink
-    backend = FakeBackend(int(budget.batch), script, budget.max_new_tokens, logprob, depth)
+    backend = FakeBackend(int(budget.batch), script, budget.max_new_tokens, logprob, depth, pass_tokens)
     clock = FakeClock(price) if clock is None else clock
     sampler = Sampler(backend, TOKEN_BYTES, (EOS,), prompt_tokens, budget, clock, sink, look_every, on_look)
     prompts = [Prompt(Problem(f"p{i}", "?", "1"), (0,) * n) for i, n in enumerate(prompt_tokens)]

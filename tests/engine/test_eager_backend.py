@@ -224,6 +224,28 @@ def test_the_box_stops_a_chain(model):
     assert not any("\\boxed{x}" in t.text[:-9] for t in stopped.trajectories)
 
 
+@pytest.mark.parametrize(
+    ("most", "passes"),
+    [(1, [[3], [0], [1], [2]]), (10, [[3, 0], [1], [2]]), (72, [[3, 0], [1, 2]]), (82, [[3, 0, 1, 2]])],
+)
+def test_prefill_goes_by_passes_that_change_nothing(model, monkeypatch, most, passes):
+    """Prompts of 7, 3, 70 and 2 tokens, in this order."""
+    whole, parts = (EagerBackend(model, BUDGET, PROMPTS, list("abcd"), 1) for _ in range(2))
+    whole.prefill([3, 0, 1, 2])
+    seen, prefill = [], Decoder.prefill
+
+    def watched(decoder, prompts, state, places):
+        seen.append(list(places))
+        return prefill(decoder, prompts, state, places)
+
+    monkeypatch.setattr(Decoder, "prefill", watched)
+    parts.pass_tokens = most
+    parts.prefill([3, 0, 1, 2])
+    assert seen == passes
+    torch.testing.assert_close(parts.prompt_logits, whole.prompt_logits, rtol=0, atol=1e-12)
+    assert parts.prompt_logits.any(dim=1).all()
+
+
 def test_one_window_by_hand(model):
     """Tokens come out only for rows that run; a freed row counts nothing; a moved row goes on."""
     budget = dataclasses.replace(BUDGET, max_new_tokens=3 * LOOK_EVERY)
@@ -231,8 +253,7 @@ def test_one_window_by_hand(model):
 
     def fresh():
         backend = EagerBackend(model, budget, PROMPTS, ids, 3)
-        for prompt in range(4):
-            backend.prefill(prompt)
+        backend.prefill(range(4))
         return backend
 
     alone, moved = fresh(), fresh()

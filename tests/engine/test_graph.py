@@ -103,8 +103,7 @@ def test_same_tokens_as_the_plain_engine_through_fork_end_refill_and_move(
     windows: list[list[Window]] = []
     for backend in (plain, graph):
         seen = []
-        for prompt in range(2):
-            backend.prefill(prompt)
+        backend.prefill(range(2))
         backend.fork([0, 1], [0, 0], [0, 1])
         seen.append(backend.window(2, 3))
         # A third row joins in the middle of the others' commits; then row 0 leaves and the last takes its place.
@@ -126,8 +125,7 @@ def test_same_tokens_as_the_plain_engine_through_fork_end_refill_and_move(
 def test_a_row_ends_at_eos_and_at_its_length_and_stays_ended() -> None:
     plain, graph = both("discrete", slots=2, max_new_tokens=6)
     for backend in (plain, graph):
-        for prompt in range(2):
-            backend.prefill(prompt)
+        backend.prefill(range(2))
         backend.fork([0, 1], [4, 7], [0, 1])
     first = [drawn(b.window(2, 4)) for b in (plain, graph)]
     second = [drawn(b.window(2, 4)) for b in (plain, graph)]
@@ -142,8 +140,7 @@ def test_rows_do_not_depend_on_their_slot_or_neighbours(kind: str) -> None:
     together = GraphBackend(loaded, budget(), PROMPTS, ["a", "b"], 3)
     alone = GraphBackend(loaded, budget(), PROMPTS, ["a", "b"], 1)
     for backend in (together, alone):
-        backend.prefill(0)
-        backend.prefill(1)
+        backend.prefill([0, 1])
     together.fork([0, 1, 0], [0, 1, 2], [0, 1, 2])
     alone.fork([0], [2], [0])
     assert drawn(together.window(3, 9))[2] == drawn(alone.window(1, 9))[0]
@@ -153,8 +150,8 @@ def test_pages_grow_past_the_first() -> None:
     plain, graph = both("teacher", slots=1, max_new_tokens=70, samples_per_problem=1)
     tokens = []
     for backend in (plain, graph):
-        backend.eos = torch.zeros(0, dtype=torch.int64) if isinstance(backend, EagerBackend) else None  # type: ignore
-        backend.prefill(1)
+        backend.eos = torch.zeros(0, dtype=torch.int64, device=DEVICE) if isinstance(backend, EagerBackend) else None  # type: ignore
+        backend.prefill([1])
         backend.fork([1], [0], [0])
         tokens.append([t for _ in range(3) for t in drawn(backend.window(1, 22))[0]])
     n = min(map(len, tokens))

@@ -26,19 +26,21 @@ CASES = {
     "task, slots for all": {"batch": 20},
     "task, deadline": {"seconds": (40.0,)},
     "task, deadline, drained": {"seconds": (40.0,), "drain": True},
+    "task, deadline between passes": {"seconds": (6.0,), "batch": 20, "drain": True},
     "problem": {"clock": "problem"},
     "problem, deadline": {"clock": "problem", "seconds": (21.0,), "batch": 2},
     "problem, deadline, drained": {"clock": "problem", "seconds": (21.0,), "batch": 2, "drain": True},
 }
 
 
-def run(fake, path, case, log_class=TrajectoryLog):
+def run(fake, path, case, log_class=TrajectoryLog, pass_tokens=7):
+    """With 7 tokens a pass the first prompt goes alone and the other two together, where all come in at once."""
     common = {"batch": 3, "samples_per_problem": 5, "max_new_tokens": 33, "stop_after_boxed": True}
     budget = fake.budget(**common | case)
     content = truncate_to_committed(path) if path.is_file() else read_log(path)
     log = log_class(path, lambda: 0.0)
     done = {number: progress for (_, _, number), progress in content.rounds.items()}
-    _, backend = fake.play(budget, script, PROMPTS, sink=log, done=done)
+    _, backend = fake.play(budget, script, PROMPTS, sink=log, done=done, pass_tokens=pass_tokens)
     log.close()
     return backend
 
@@ -53,10 +55,12 @@ def look_ends(path):
     return ends
 
 
+@pytest.mark.parametrize("pass_tokens", [7, 100])
 @pytest.mark.parametrize("name", CASES)
-def test_every_cut_ends_in_the_same_log(fake, tmp_path, name):
+def test_every_cut_ends_in_the_same_log(fake, tmp_path, name, pass_tokens):
+    """A log tells what each prompt was packed with (``fake.py``), so prompts must be packed as they were."""
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
-    run(fake, whole, CASES[name])
+    run(fake, whole, CASES[name], pass_tokens=pass_tokens)
     expected = whole.read_bytes()
     ends = look_ends(whole)
     assert len(ends) >= 6
@@ -64,7 +68,7 @@ def test_every_cut_ends_in_the_same_log(fake, tmp_path, name):
         # Between two looks, too: half of the next commit is in the file.
         for more in (0, 40):
             cut.write_bytes(expected[: end + more])
-            run(fake, cut, CASES[name])
+            run(fake, cut, CASES[name], pass_tokens=pass_tokens)
             assert cut.read_bytes() == expected
             assert read_log(cut) == read_log(whole)
 
@@ -101,12 +105,14 @@ def test_killed_behind_every_single_commit(fake, tmp_path, name):
     assert cut.read_bytes() == whole.read_bytes()
 
 
-def test_decoding_again_costs_no_time_and_no_second_prefill(fake, tmp_path):
+@pytest.mark.parametrize("case", [{}, {"batch": 2}])
+@pytest.mark.parametrize("pass_tokens", [1, 7, 100])
+def test_decoding_again_costs_no_time_and_no_second_prefill(fake, tmp_path, pass_tokens, case):
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
-    first = run(fake, whole, {})
+    first = run(fake, whole, case, pass_tokens=pass_tokens)
     for end in look_ends(whole)[:-1]:
         cut.write_bytes(whole.read_bytes()[:end])
-        backend = run(fake, cut, {})
+        backend = run(fake, cut, case, pass_tokens=pass_tokens)
         assert backend.asked("prefill") == first.asked("prefill")
         assert len(set(backend.asked("fork"))) == len(backend.asked("fork")) <= len(first.asked("fork"))
 

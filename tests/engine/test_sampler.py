@@ -1,6 +1,7 @@
 """The scheduler under a fake clock: every admission, look and time is the one worked out by hand.
 
-A prompt token costs 1 s, a step 1 s, the host looks every 4 steps (``fake.py``).
+A prompt token costs 1 s, a step 1 s, the host looks every 4 steps, and each prompt is prefilled by itself
+unless a test says how many tokens a pass takes (``fake.py``).
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import math
 
 import pytest
+
+from harness.engine.backend import pass_length
 
 
 def times(t):
@@ -94,6 +97,62 @@ def test_a_deadline_in_the_middle_of_the_prompts(fake):
     assert backend.asked("prefill") == [(0,), (1,)]
     # Both end in the window that ends at 24, behind the deadline: the host never saw them finish in time.
     assert [(t.finish, t.t_finish, t.late, t.new_tokens) for t in sink.trajectories] == [("deadline", 24, False, 4)] * 2
+
+
+def test_prompts_are_prefilled_by_passes(fake):
+    """At most 10 tokens a pass, or one prompt: 3 + 5, then 4, then 12. A row waits for its pass, and not for others."""
+    sink, backend = fake.play(
+        fake.budget(samples_per_problem=1, batch=4), lambda p, s: "abc$", [3, 5, 4, 12], pass_tokens=10
+    )
+    assert backend.asked("prefill") == [(0, 1), (2,), (3,)]
+    assert sink.looks[0].submitted == (("p0", 0, 0.0), ("p1", 0, 0.0), ("p2", 0, 8.0), ("p3", 0, 12.0))
+    # The first window begins once all slots that can be filled are: 24 prompt tokens, 4 steps.
+    assert [times(t) for t in sink.trajectories] == [(0, 28, 28), (0, 28, 28), (8, 28, 28), (12, 28, 28)]
+
+
+@pytest.mark.parametrize("deadline,passes", [(8, [(0, 1)]), (8.001, [(0, 1), (2,)]), (12.001, [(0, 1), (2,), (3,)])])
+def test_the_clock_is_asked_between_passes(fake, deadline, passes):
+    sink, backend = fake.play(
+        fake.budget(samples_per_problem=1, batch=4, seconds=(deadline,)),
+        lambda p, s: "abc$", [3, 5, 4, 12], pass_tokens=10,
+    )  # fmt: skip
+    assert backend.asked("prefill") == passes
+    assert len(sink.trajectories) == sum(map(len, passes)) and sink.looks[-1].ended
+
+
+def test_a_prompt_that_was_prefilled_waits_for_no_pass(fake):
+    """Two slots, three problems, two samples: each prompt once, those that come in together in one pass."""
+    script = lambda p, s: "abc$"  # noqa: E731
+    sink, backend = fake.play(fake.budget(batch=2), script, [3, 5, 4], pass_tokens=100)
+    assert backend.asked("prefill") == [(0, 1), (2,)]
+    assert [look.submitted for look in sink.looks] == [
+        (("p0", 0, 0.0), ("p1", 0, 0.0)),
+        (("p2", 0, 12.0), ("p0", 1, 12.0)),
+        (("p1", 1, 20.0), ("p2", 1, 20.0)),
+    ]
+    assert [look.clock_s for look in sink.looks] == [12, 20, 24]
+    # All samples of a prompt may come in with it.
+    sink, backend = fake.play(fake.budget(batch=9, clock="problem"), script, [3, 5], pass_tokens=100)
+    assert backend.asked("prefill") == [(0,), (1,)] and {t.t_submit for t in sink.trajectories} == {0.0}
+
+
+def test_what_waits_makes_passes_in_its_order():
+    assert pass_length([5], 4) == 1
+    assert pass_length([2, 2, 1], 4) == 2
+    assert pass_length([2, 0, 2, 0, 0, 1, 0], 4) == 5
+    assert pass_length([0, 0, 9, 1], 4) == 2
+    assert pass_length([1, 1], 4) == 2 and pass_length([0, 0], 4) == 2
+
+
+def test_the_seconds_of_all_prefills_do_not_depend_on_the_passes(fake):
+    ends = set()
+    for pass_tokens in (1, 6, 9, 100):
+        sink, backend = fake.play(
+            fake.budget(batch=5, samples_per_problem=2), lambda p, s: "abc$", [3, 5, 2, 4, 1], pass_tokens=pass_tokens
+        )
+        assert sorted(p for prompts in backend.asked("prefill") for p in prompts) == [0, 1, 2, 3, 4]
+        ends.add(sink.looks[-1].clock_s)
+    assert ends == {15.0 + 8}
 
 
 def test_not_drained_what_flies_at_the_deadline_is_cut(fake):

@@ -136,7 +136,7 @@ def test_a_seed_names_its_row() -> None:
 def test_warm_up_counts_no_prefill(fake, backend_of) -> None:
     budget = dataclasses.replace(fake.budget(), max_new_tokens=4)
     backend = backend_of(lambda first: "abcdefgh", [[0, 0]], 2, budget)
-    backend.prefill(0)
+    backend.prefill([0])
     backend.fork([0, 0], [0, 1], [0, 1])
     window = backend.window(2, 4)
     assert window.count.tolist() == [2, 2] and window.tokens.shape == (2, 2)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.kernels.attention import Pages, causal_attention, paged_attention
+from harness.kernels.attention import Group, Pages, causal_attention, packed_attention, paged_attention
 
 PAGE, DIM, POISON = 8, 4, 1e30
 
@@ -35,6 +35,27 @@ def test_causal_attention_equals_dense(heads, kv_heads):
         for t in range(11):
             expected = dense(q[i, :, t], k[i, :, : t + 1], v[i, :, : t + 1])
             torch.testing.assert_close(got[i, :, t], expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2)])
+def test_packed_attention_stays_inside_each_sequence(heads, kv_heads):
+    """Two of 4 tokens, then a group of 3 and 2, padded to 3; a sequence among others that hold NaN is the same."""
+    lengths = (4, 4, 3, 2)
+    spread, back = torch.tensor([0, 1, 2, 3, 4, 4]), torch.tensor([0, 1, 2, 3, 4])
+    groups = [Group(0, 8, 2, 4, None, None), Group(8, 13, 2, 3, spread, back)]
+    g = torch.Generator().manual_seed(0)
+    q = torch.randn(13, heads, DIM, generator=g, dtype=torch.float64)
+    k, v = (torch.randn(13, kv_heads, DIM, generator=g, dtype=torch.float64) for _ in range(2))
+    got = packed_attention(q, k, v, groups)
+    first = 0
+    for n in lengths:
+        own = slice(first, first + n)
+        for t in range(n):
+            expected = dense(q[first + t], *(x[first : first + t + 1].transpose(0, 1) for x in (k, v)))
+            torch.testing.assert_close(got[first + t], expected, rtol=1e-12, atol=1e-12)
+        alone = [torch.full_like(x, torch.nan).index_copy(0, torch.arange(13)[own], x[own]) for x in (q, k, v)]
+        assert torch.equal(packed_attention(*alone, groups)[own], got[own])
+        first += n
 
 
 class Layout:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from harness.kernels import mamba1_conv
 from harness.kernels import mamba1_step as module
-from harness.kernels.mamba1_conv import Conv, Places, conv_ring, mamba1_conv_step, mamba1_conv_step_triton
+from harness.kernels.mamba1_conv import Conv, Places, mamba1_conv_step, mamba1_conv_step_triton
 from harness.kernels.mamba1_step import FP16_MAX, Launch, Mixer, launch_for, mamba1_step, mamba1_step_triton
+from harness.kernels.sequences import ring_tokens, taken
 
 from .compiling import compile_for
 
@@ -144,10 +146,16 @@ def test_a_step_leaves_the_ring_that_a_whole_prompt_leaves(rows, heads, n, repea
     weight, bias = torch.randn(channels, width, generator=g).to(DEVICE), torch.zeros(channels, device=DEVICE)
     for advance in (mamba1_conv_step, mamba1_conv_step_triton):
         for prompt in (1, 2, 4, 7):
-            ring = conv_ring(x[:, :prompt], width)
+            ring = ring_behind(x[:, :prompt], width)
             at = torch.full((rows,), prompt, device=DEVICE)
             advance(x[:, prompt], Conv(ring, at, weight, bias), n)
-            assert torch.equal(ring, conv_ring(x[:, : prompt + 1], width))
+            assert torch.equal(ring, ring_behind(x[:, : prompt + 1], width))
+
+
+def ring_behind(x, width):
+    """The ring [rows, width, xb] behind prompts x [rows, time, xb]."""
+    tokens = ring_tokens(np.full(x.shape[0], x.shape[1]), width)
+    return taken(x.flatten(0, 1), torch.from_numpy(tokens).to(x.device))
 
 
 @pytest.mark.parametrize("state", list(ROUNDING))

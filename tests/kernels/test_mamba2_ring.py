@@ -10,8 +10,9 @@ import torch
 
 from harness.kernels.mamba2_ring import Memory, Rows
 from harness.kernels.mamba2_step import Mixer, mamba2_step
-from harness.models.config import MambaConfig
+from harness.models.config import DecoderConfig, MambaConfig
 from harness.models.layers import Mamba2
+from harness.models.packing import pack_prompts
 from harness.models.state import MambaState, StatePlan
 
 WIDTH, SLOTS, EPS = 12, 5, 1e-5
@@ -28,7 +29,8 @@ class Decoding:
         for weight in self.layer.parameters():
             weight.copy_(torch.randn(weight.shape, generator=self.g, dtype=F64) / 2)
         self.number = seed % 3
-        self.eager = MambaState(mamba, StatePlan(SLOTS, 64, prompts), F64, F64, torch.device("cpu"))
+        plan = StatePlan(SLOTS, 64, prompts)
+        self.eager = MambaState(mamba, plan, F64, F64, torch.device("cpu"))
         self.memory = Memory.allocate(
             SLOTS, len(prompts) + 1, mamba.ssm_shape, mamba.conv_parts, length, 4, discrete, F64, F64, "cpu"
         )
@@ -37,10 +39,12 @@ class Decoding:
             if t is not None and t.is_floating_point():
                 t.fill_(torch.nan)
         self.prompts = torch.tensor(prompts)
-        for prompt, tokens in enumerate(prompts):
-            x = torch.randn(1, tokens, WIDTH, generator=self.g, dtype=F64)
-            self.layer.prefill(x, None, self.eager, prompt)
-            self.memory.state[SLOTS + prompt] = self.eager.prompt_ssm[prompt]
+        config = DecoderConfig(1, WIDTH, ("mamba2",), 0, 64, (0,), mamba=mamba)
+        places = range(len(prompts))
+        pack = pack_prompts([[0] * n for n in prompts], places, plan, config, torch.device("cpu"))
+        x = torch.randn(sum(prompts), WIDTH, generator=self.g, dtype=F64)
+        self.layer.prefill(x, None, self.eager, pack)
+        self.memory.state[SLOTS : SLOTS + len(prompts)] = self.eager.prompt_ssm
         self.rows = Rows(*(torch.zeros(SLOTS, dtype=torch.int64) for _ in range(4)), torch.zeros(SLOTS).bool())
         layer = self.layer
         self.mixer = Mixer(

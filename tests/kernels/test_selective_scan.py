@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
@@ -18,6 +17,7 @@ from harness.kernels.selective_scan import (
 )
 
 from .compiling import compile_for
+from .packed import end_to_end
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -110,7 +110,7 @@ def test_long_text_with_strong_and_weak_decay_keeps_its_digits_in_fp32():
 
 
 def packed(lengths, channels, groups, n, dtype, seed=0):
-    """Rows that lie apart, each kind by another distance, NaN between; ``starts`` of the sequences."""
+    """Rows that lie apart, each kind by another distance, NaN between; the sequences."""
     x, delta, a, b, c, _ = inputs(1, sum(lengths), channels, groups, n, seed, torch.float32)
 
     def apart(t, gap):
@@ -118,8 +118,7 @@ def packed(lengths, channels, groups, n, dtype, seed=0):
         wide[:, :-gap] = t[0].flatten(1)
         return wide[:, :-gap].unflatten(1, t.shape[2:])
 
-    starts = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=DEVICE)
-    return apart(x, 1), apart(delta, 2), a.to(DEVICE), apart(b, 3), apart(c, 4), starts
+    return apart(x, 1), apart(delta, 2), a.to(DEVICE), apart(b, 3), apart(c, 4), end_to_end(lengths, DEVICE)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -150,4 +149,4 @@ def test_scan_compiles(capability):
     signature = dict.fromkeys(("x", "delta", "a", "y", "last"), "*fp32") | dict.fromkeys("bc", "*bf16")
     signature |= dict.fromkeys(("channels", "x_stride", "delta_stride", "b_stride", "c_stride"), "i32")
     constants = {"n": 16, "b_span": 64, "c_span": 16, "block": 16, "unroll": 4}
-    compile_for(module._scan_kernel, signature | {"starts": "*i32"}, constants, capability, num_warps=1)
+    compile_for(module._scan_kernel, signature | {"starts": "*i64"}, constants, capability, num_warps=1)

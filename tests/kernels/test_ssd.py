@@ -1,11 +1,20 @@
-"""The recurrence in its three forms against the sum it stands for, in float64; gradients; long texts in fp32."""
+"""The recurrence in its forms against the sum it stands for, in float64; gradients; long texts in fp32.
+
+The kernel over packed sequences, in Triton's interpreter without a GPU, against its twin in float64.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from harness.kernels.ssd import ssd_chunked, ssd_sequential, ssd_step
+from harness.kernels import ssd as module
+from harness.kernels.ssd import Launch, launch_for, ssd_chunked, ssd_packed, ssd_sequential, ssd_step, ssd_triton
+
+from .compiling import compile_all, job
+from .packed import end_to_end
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def inputs(batch=2, time=37, heads=4, dim=3, groups=2, state=5, seed=0, dtype=torch.float64):
@@ -85,6 +94,101 @@ def test_gradients():
         return ssd_chunked(x, log_a, b, c, 3, first)
 
     assert torch.autograd.gradcheck(run, tensors)
+
+
+def test_b_and_c_may_have_groups_of_their_own():
+    """MambaInLlama's Mamba-2: B for each shared head of x, C for each head."""
+    x, log_a, b, _, first = inputs(groups=2)
+    *_, c, _ = inputs(groups=4, seed=1)
+    y, last = ssd_sequential(x, log_a, b, c, first)
+    y_chunked, last_chunked = ssd_chunked(x, log_a, b, c, 8, first)
+    torch.testing.assert_close(y_chunked, y, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(last_chunked, last, rtol=1e-11, atol=1e-11)
+
+
+def packed(lengths, heads, dim, groups, n, dtype, scaled, seed=0):
+    """Rows of x, B and C that lie apart, each by another distance, NaN between; scale, skip and the sequences."""
+    x, log_a, b, _, _ = inputs(1, sum(lengths), heads, dim, groups[0], n, seed, torch.float32)
+    *_, c, _ = inputs(1, sum(lengths), heads, dim, groups[1], n, seed + 1, torch.float32)
+
+    def apart(t, gap):
+        wide = torch.full((t.shape[1], t[0, 0].numel() + gap), torch.nan, dtype=dtype, device=DEVICE)
+        wide[:, :-gap] = t[0].flatten(1)
+        return wide[:, :-gap].unflatten(1, t.shape[2:])
+
+    g = torch.Generator().manual_seed(seed)
+    scale = torch.rand(sum(lengths), heads, generator=g).to(DEVICE) if scaled else None
+    skip = torch.randn(heads, generator=g).to(DEVICE, dtype)
+    return apart(x, 1), log_a[0].to(DEVICE), apart(b, 2), apart(c, 3), end_to_end(lengths, DEVICE), scale, skip
+
+
+def widened(arguments):
+    return [t.double() if isinstance(t, torch.Tensor) else t for t in arguments]
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_packed_sequence_is_the_sequence_alone(scaled):
+    x, log_a, b, c, sequences, scale, skip = widened(packed((3, 9, 1, 17), 4, 3, (2, 4), 5, torch.float64, scaled))
+    y, last = ssd_packed(x, log_a, b, c, sequences, scale, skip, 8)
+    entering = x if scale is None else x * scale[..., None]
+    for i, (first, end) in enumerate(sequences.spans()):
+        alone, state = ssd_sequential(*(t[None, first:end] for t in (entering, log_a, b, c)))
+        expected = alone[0] + skip[:, None] * x[first:end]
+        torch.testing.assert_close(y[first:end], expected, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(last[i], state[0], rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "heads", "dim", "groups", "n", "scaled", "dtype"),
+    [
+        ((16, 1, 33, 17), 2, 16, (1, 1), 16, True, torch.float32),
+        ((5, 40), 4, 24, (2, 4), 12, False, torch.float32),
+        ((31, 2), 2, 48, (2, 2), 32, True, torch.bfloat16),
+        ((20,), 3, 8, (3, 1), 4, False, torch.bfloat16),
+    ],
+)
+def test_the_kernel_equals_the_twin(lengths, heads, dim, groups, n, scaled, dtype):
+    given = packed(lengths, heads, dim, groups, n, dtype, scaled)
+    y, last = ssd_packed(*widened(given))
+    got, got_last = ssd_triton(*given, Launch(16, 32, 4, 1))
+    assert got.dtype == dtype and got_last.dtype == torch.float32
+    # On a GPU products of 16 bits round x e^(..), the weights and the state; the interpreter cuts the bits of y off.
+    near = 1e-5 if dtype == torch.float32 else 2e-2
+    assert (got.double() - y).abs().max() <= near * y.abs().max()
+    assert (got_last.double() - last).abs().max() <= (near if DEVICE.type == "cuda" else 1e-5) * last.abs().max()
+
+
+def test_the_kernel_keeps_its_digits_behind_a_strong_decay():
+    x, log_a, b, c, sequences, _, skip = packed((40, 24), 2, 16, (2, 2), 16, torch.float32, False)
+    log_a = torch.full_like(log_a, -1e-3)
+    log_a[:30] = -8.0
+    given = x, log_a, b, c, sequences, None, skip
+    y, last = ssd_packed(*widened(given))
+    got, got_last = ssd_triton(*given, Launch(16, 32, 4, 1))
+    assert (got.double() - y).abs().max() <= 1e-5 * y.abs().max()
+    assert (got_last.double() - last).abs().max() <= 1e-5 * last.abs().max()
+
+
+def test_the_kernel_compiles_for_both_gpus():
+    """Llamba's heads, Mamba-2's, 96-wide ones, and fp32; what they need fits a multiprocessor's shared memory."""
+    base = {"starts": "*i64"} | dict.fromkeys(("log_a", "scale", "last"), "*fp32")
+    base |= dict.fromkeys(("heads", "x_stride", "b_stride", "c_stride"), "i32")
+    jobs = []
+    for capability in (80, 90):
+        for dtype, kind, dim, n, span in (
+            (torch.bfloat16, "*bf16", 64, 64, 1),
+            (torch.bfloat16, "*bf16", 64, 128, 64),
+            (torch.float16, "*fp16", 96, 64, 1),
+            (torch.float32, "*fp32", 64, 128, 64),
+        ):
+            chunk, most, warps, stages = launch_for(dtype)
+            constants = {"dim": dim, "n": n, "b_span": span, "c_span": span, "scaled": span > 1, "widen": False}
+            constants |= {"chunk": chunk, "block": min(most, dim & -dim), "size": n}
+            signature = base | dict.fromkeys(("x", "b", "c", "skip", "y"), kind)
+            options = {"num_warps": warps, "num_stages": stages}
+            jobs.append(job(module._packed_kernel, signature, constants, capability, **options))
+    for done in compile_all(jobs):
+        assert done["shared"] <= 163 * 1024
 
 
 def test_long_text_with_strong_decay_keeps_its_digits_in_fp32():

@@ -86,7 +86,7 @@ class Decoding:
             pools = ("k", "v", "prompt_k", "prompt_v") if isinstance(layer, AttentionState) else ("conv", "ssm")
             for name in pools:
                 getattr(layer, name).fill_(POISON)
-        self.first = [model.prefill(p, self.state, i) for i, p in enumerate(self.prompts)]
+        self.first = model.prefill(self.prompts, self.state, range(len(self.prompts)))
         self.rows: list[Chain | None] = [None] * slots
         self.done: list[Chain] = []
 
@@ -217,7 +217,7 @@ def test_a_row_has_the_same_bits_whatever_its_neighbours_hold(name):
 def test_training_after_decoding():
     """What a prefill caches must be usable where gradients are recorded."""
     model = random_decoder(CONFIGS["hybrid"]).requires_grad_(True)
-    model.prefill([1, 2, 3], model.new_state(StatePlan(1, 8, (3,))), 0)
+    model.prefill([[1, 2, 3]], model.new_state(StatePlan(1, 8, (3,))), [0])
     model(torch.tensor([[1, 2, 3]])).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
 

@@ -273,7 +273,7 @@ def greedy(model, prompts):
     """NEW_TOKENS greedy tokens of each prompt, all prompts in one batch."""
     rows = len(prompts)
     state = model.new_state(StatePlan(rows, NEW_TOKENS, tuple(map(len, prompts))))
-    token = torch.stack([model.prefill(p, state, i).argmax() for i, p in enumerate(prompts)])
+    token = model.prefill(prompts, state, range(rows)).argmax(-1)
     state.fork(list(range(rows)), list(range(rows)))
     chosen = [token]
     for step in range(NEW_TOKENS - 1):
