@@ -30,7 +30,7 @@ class Launch:
 LAUNCHES = {
     (90, True, 64, 2): Launch(64, 64, 2, 128),
     (90, True, 64, 4): Launch(32, 64, 1, 128, again=False),
-    (90, True, 128, 2): Launch(64, 32, 2, 128),
+    (90, True, 128, 2): Launch(32, 64, 1, 168),
     (90, True, 128, 4): Launch(64, 32, 4, 168, again=False),
 }
 

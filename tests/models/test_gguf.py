@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
 import sys
 
 import numpy as np
@@ -178,6 +179,21 @@ def test_a_missing_file_and_a_missing_library_are_named(tmp_path, monkeypatch, r
     request.getfixturevalue("library")
     with pytest.raises(InputError, match=r"none\.gguf: cannot be read"):
         checkpoint.load(tmp_path / "none.gguf", torch.float32, CPU)
+
+
+def test_a_broken_package_that_nobody_needs_is_passed_over(library, tmp_path):
+    """The gguf package imports mistral_common if it is there, which beside vLLM may lack what it needs itself."""
+    (tmp_path / "mistral_common").mkdir()
+    (tmp_path / "mistral_common" / "__init__.py").write_text("raise RuntimeError('no pycountry')\n", encoding="utf-8")
+    program = (
+        "import sys; from harness.models.checkpoints.gguf import _library as l; l().GGUFReader;"
+        " assert 'mistral_common' not in sys.modules"
+    )
+    path = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_smollm2_is_looked_for_and_its_bytes_are_checked(tmp_path, monkeypatch):

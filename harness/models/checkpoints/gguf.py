@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -81,12 +82,19 @@ def _locate_smollm2() -> Path:
 
 
 def _library() -> ModuleType:
+    # It asks for mistral_common, which we have no use for, and survives only its absence: beside vLLM it may be there
+    # without what it needs itself.
+    others = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "mistral_common"}
+    sys.modules.update(dict.fromkeys((*others, "mistral_common")))  # type: ignore[arg-type]
     try:
         import gguf
     except ImportError as error:
         raise InputError(
             f"reading GGUF needs the package gguf ({error}); pip install 'reasoning-harness[gguf]'"
         ) from error
+    finally:
+        del sys.modules["mistral_common"]
+        sys.modules.update(others)
     return gguf
 
 
