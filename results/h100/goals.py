@@ -1,6 +1,7 @@
 """The goals that rows can answer: what was measured, the best rival, the figure, the goal, and whether it is met.
 
     python results/h100/goals.py                                       (throughput.csv and what else lies beside it)
+    python results/h100/goals.py --plot throughput.png                 (and draw the rows)
     python results/h100/goals.py --csv rows.csv --step step.csv --attention attention.csv
 
 A rival's figure is the better of what ran (the rival's rows) and what is quoted (quoted.csv, with its source), which
@@ -19,7 +20,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from harness.report.throughput import BLANK, Row, read_rows
+from harness.report.style import save
+from harness.report.throughput import BLANK, Row, read_rows, throughput_plot
 
 HERE = Path(__file__).parent
 LLAMA, LLAMBA, MAMBA2 = "random:llama-3.2-1b", "random:llamba-1b", "random:mamba2-1.3b"
@@ -210,7 +212,10 @@ def main() -> None:
     parser.add_argument("--quoted", type=Path, default=HERE / "quoted.csv", help="rivals' rows from elsewhere")
     parser.add_argument("--step", type=Path, default=HERE / "step.csv", help="of step_kernels.py")
     parser.add_argument("--attention", type=Path, default=HERE / "attention.csv", help="of attention_kernels.py")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the rows too")
     args = parser.parse_args()
+    if args.plot is not None:
+        save(throughput_plot(read_rows(args.csv)), args.plot)
     lines = list(Rows(read_rows(args.csv), read_rows(args.quoted)).lines())
     for path, read in ((args.step, step_lines), (args.attention, attention_lines)):
         if path.exists():
