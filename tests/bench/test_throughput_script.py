@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from harness.bench.cell import Cell
 from harness.bench.grid import _pair
-from harness.cli import cli, throughput_command
+from harness.cli import cli
+from harness.cli.speed import throughput_command
 from harness.models.resolve import describe
 
 SCRIPT = Path(__file__).parents[2] / "results" / "h100" / "throughput.sh"
