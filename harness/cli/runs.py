@@ -48,7 +48,7 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _sample(console: Console, **given: Any) -> Any:
-    from harness.bench.job import sample
+    from harness.bench.sampling import sample
     from harness.bench.settings import Settings, choose_device, choose_dtype, choose_state_dtype
     from harness.budgets.loader import load_budget
     from harness.engine.engines import choose_engine

@@ -74,9 +74,8 @@ class Mamba1(nn.Module):
         sequences, size = pack.sequences, self.config.state
         # The kernel holds a state's row in a tile, whose side is a power of two.
         kernels = runs_kernels(x) and size.bit_count() == 1
-        conv, scan = (
-            (causal_conv_triton, selective_scan_triton) if kernels else (causal_conv_packed, selective_scan_packed)
-        )
+        conv: Callable[..., torch.Tensor] = causal_conv_triton if kernels else causal_conv_packed
+        scan: Scan = selective_scan_triton if kernels else selective_scan_packed
         u = conv(raw, self.conv_weight, self.conv_bias, sequences, True, working_dtype(raw), size)
         y, last = self._scanned(u, z, given, lambda *inputs: scan(*inputs, sequences))
         state.write_prompts(pack.places, taken(raw, pack.rings), last)

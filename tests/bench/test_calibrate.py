@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from harness.bench.calibrate import calibrate
-from harness.bench.job import sample
+from harness.bench.sampling import sample
 from harness.bench.settings import Settings
 from harness.records import Budget
 from harness.runs.folder import RunFolder

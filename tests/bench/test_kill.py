@@ -61,7 +61,7 @@ os.fsync = fsync
 # Takes {argv, cwd, env, output} a line, forks a process that calls ``main``, answers its pid, then its exit code.
 NURSERY = """
 import json, os, sys
-import harness.bench.job, harness.cli, torch._dynamo
+import harness.bench.job, harness.bench.sampling, harness.cli, torch._dynamo
 for line in sys.stdin:
     order = json.loads(line)
     pid = os.fork()
