@@ -1,8 +1,7 @@
 """``harness throughput --against mamba-ssm``: the same cells in mamba_ssm's own ``generate`` with CUDA graphs.
 
 The only file that talks to mamba_ssm. Its model has random weights of the same shape (a Llamba's in the continuous
-form: mamba_ssm has no other) and its cache is of the weights' dtype, states included. ``generate`` counts prefill; a
-run that ends with the first token is therefore subtracted, and a row holds what is faster, decoding alone or the whole.
+form: mamba_ssm has no other) and its cache is of the weights' dtype, states included.
 """
 
 from __future__ import annotations
@@ -11,20 +10,15 @@ import functools
 import gc
 import importlib
 import importlib.util
-import statistics
 import sys
-import time
 import types
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
-from harness.bench.ceilings import wait_for
 from harness.bench.cell import Cell
-from harness.bench.energy import joules
-from harness.bench.rival import Circumstances, Ran, Tell, product_ceilings, rival_row
-from harness.bench.throughput import REPEATED_UP_TO, REPEATS, WARM_UP_TOKENS
+from harness.bench.rival import Circumstances, Ran, Run, Tell, clock, product_ceilings, rival_row, time_cell
 from harness.models.config import DecoderConfig
 from harness.models.resolve import describe
 from harness.records import InputError
@@ -135,47 +129,23 @@ def _measure(
     longest = cell.prompt + cell.new_tokens
     model._decoding_cache = package.update_graph_cache(model, None, *size, longest)
     state_dtype = model._decoding_cache.inference_params.key_value_memory_dict[0][1].dtype
-    _run(model, prompts, min(WARM_UP_TOKENS, cell.new_tokens), given.device)
-    repeats = range(REPEATS if cell.new_tokens <= REPEATED_UP_TO else 1)
-    first = [_run(model, prompts, 1, given.device) for _ in range(REPEATS)]
-    runs = [_run(model, prompts, cell.new_tokens, given.device) for _ in repeats]
-    prefill_s = statistics.median(seconds for seconds, _ in first)
-    rates = [_rate(cell, seconds, prefill_s) for seconds, _ in runs]
-    rate = statistics.median(rates)
-    before, spent = _joules(first), _joules(runs)
-    tokens = cell.batch * (cell.new_tokens - 1)
-    joules_per_token = None if before is None or spent is None else (spent - before) / tokens
+    timed = time_cell(cell, lambda new_tokens: _run(model, prompts, new_tokens, given.device))
     peak_gib = torch.cuda.max_memory_allocated(given.device) / 2**30 if given.device.type == "cuda" else None
-    ran = Ran(rate, cell.batch / rate, joules_per_token, peak_gib)
+    ran = Ran(timed.tokens_per_s, timed.step_s, timed.joules_per_token, peak_gib)
     # A graph keeps its memory until it and what refers to it are gone.
     model._decoding_cache = None
     gc.collect()
     if given.device.type == "cuda":
         torch.cuda.empty_cache()
     row = rival_row("mamba_ssm", name, config, cell, given, state_dtype, product, ran)
-    whole = cell.batch * cell.new_tokens / statistics.median(seconds for seconds, _ in runs)
-    return Measurement(row, min(rates), max(rates), prefill_s), whole
+    return Measurement(row, timed.slowest, timed.fastest, timed.prefill_s), timed.whole
 
 
-def _rate(cell: Cell, seconds: float, prefill_s: float) -> float:
-    """Tokens/s of decoding alone, or of all where that is more; ``prefill_s`` holds the first token's draw."""
-    whole = cell.batch * cell.new_tokens / seconds
-    return max(whole, cell.batch * (cell.new_tokens - 1) / (seconds - prefill_s)) if seconds > prefill_s else whole
+def _run(model: Any, prompts: torch.Tensor, new_tokens: int, device: torch.device) -> Run:
+    rows, prompt = prompts.shape
 
+    def generate() -> tuple[list[int], tuple[()]]:
+        model.generate(prompts, max_length=prompt + new_tokens, cg=True, top_k=0, top_p=0.0, temperature=TEMPERATURE)
+        return [new_tokens] * rows, ()
 
-def _joules(runs: Sequence[tuple[float, float | None]]) -> float | None:
-    spent = [joules for _, joules in runs if joules is not None]
-    return statistics.median(spent) if spent else None
-
-
-def _run(model: Any, prompts: torch.Tensor, new_tokens: int, device: torch.device) -> tuple[float, float | None]:
-    """Seconds and joules of one ``generate``."""
-    wait_for(device)
-    with joules(device) as energy:
-        began = time.perf_counter()
-        model.generate(
-            prompts, max_length=prompts.shape[1] + new_tokens, cg=True, top_k=0, top_p=0.0, temperature=TEMPERATURE
-        )
-        wait_for(device)
-        taken = time.perf_counter() - began
-    return taken, energy.value
+    return clock(device, generate)

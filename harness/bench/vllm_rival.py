@@ -1,24 +1,21 @@
 """``harness throughput --against vllm``: the same cells in vLLM, over a small grid of its settings; the best counts.
 
-Prompts, length and temperature are a cell's, with no seeds by request and no detokenising; graphs are captured up to
-the largest batch. A cell's clock starts with the step that brings the last row its first token: what comes before is
-prefill. One start of vLLM serves all cells of a setting.
+Prompts, length and temperature are a cell's. Requests are those of vLLM's own ``LLM.generate``: no output before the
+last, no log probabilities, no seeds, no detokenising, no statistics; graphs are captured up to the largest batch. The
+prefix cache is off where no two rows share a prompt, or else emptied before each run, so that no run has its prefill
+from the one before. One start of vLLM serves all cells of a setting.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import statistics
-import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from harness.bench.cell import Cell, budget_of
-from harness.bench.energy import joules
-from harness.bench.rival import Circumstances, Ran, Tell, product_ceilings, rival_row
-from harness.bench.throughput import REPEATED_UP_TO, REPEATS, STRETCHES, WARM_UP_TOKENS
-from harness.engine.vllm import VllmBackend, VllmEngine
+from harness.bench.rival import Circumstances, Ran, Run, Tell, clock, product_ceilings, rival_row, time_cell
+from harness.engine.vllm import VllmEngine, sampling_params
 from harness.engine.vllm_folder import load_for_vllm
 from harness.models.resolve import LoadedModel
 from harness.records import InputError, nearest
@@ -68,25 +65,36 @@ def measure_rival(
         return
     products = product_ceilings(model.config, cells, given)
     for setting in settings:
+        said = f"{model.name}, vLLM {setting}"
         try:
             engine = _engine(name, model, cells, given, setting)
-        except InputError as error:
-            tell(f"{model.name}, vLLM {setting}: {error}")
+        except (InputError, RuntimeError) as error:
+            tell(f"{said}: {_line(error)}")
             continue
+        said = f"{model.name}, vLLM {engine.facts['version']} {setting}"
         try:
             for cell in cells:
                 holds = _capacity(engine, cell)
                 if cell.batch > holds and cell.rows_per_prompt == 1:
-                    tell(f"{model.name}, vLLM {setting}: its cache holds {holds} rows, not {cell.batch}")
+                    tell(f"{said}: its cache holds {holds} rows, not {cell.batch}")
                     continue
-                found = _measure(engine, model, cell, given, products[cell.batch], holds)
-                tell(
-                    f"{model.name}, vLLM {engine.facts['version']} {setting}: {cell.batch} x {cell.new_tokens}:"
-                    f" {found.row.tokens_per_s:,.0f} tokens/s"
-                )
+                shape = f"{cell.batch} x {cell.new_tokens}"
+                if cell.new_tokens < 2:
+                    tell(f"{said}: {shape}: decodes nothing behind the prompt's own token")
+                    continue
+                try:
+                    found, whole = _measure(engine, model, cell, given, products[cell.batch], holds)
+                except RuntimeError as error:
+                    tell(f"{said}: {shape}: {_line(error)}; with this setting no cell behind it")
+                    break
+                tell(f"{said}: {shape}: {found.row.tokens_per_s:,.0f} tokens/s, {whole:,.0f} with prefill counted")
                 yield found
         finally:
             engine.close()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _engine(name: str, model: LoadedModel, cells: Sequence[Cell], given: Circumstances, setting: Setting) -> VllmEngine:
@@ -95,6 +103,8 @@ def _engine(name: str, model: LoadedModel, cells: Sequence[Cell], given: Circums
     return VllmEngine(
         name, model, given.device, tokens, batch, given.seed, given.state_dtype,
         multiprocess=setting.multiprocess, async_scheduling=setting.asynchronous,
+        # Hashing every block of every row costs the host time, and a block that only its own row has never comes back.
+        prefix_caching=None if any(cell.rows_per_prompt > 1 for cell in cells) else False,
     )  # fmt: skip
 
 
@@ -106,55 +116,20 @@ def _capacity(engine: VllmEngine, cell: Cell) -> int:
 
 def _measure(
     engine: VllmEngine, model: LoadedModel, cell: Cell, given: Circumstances, product_flop_per_s: float, holds: int
-) -> Measurement:
-    _run(engine, model, dataclasses.replace(cell, new_tokens=min(WARM_UP_TOKENS, cell.new_tokens)), given)
-    short = cell.new_tokens <= REPEATED_UP_TO
-    with joules(given.device) as energy:
-        runs = [_run(engine, model, cell, given) for _ in range(REPEATS if short else 1)]
-    windows = [run for _, run in runs]
-    rates = [_rate(run) for run in windows] if short else [_rate(p) for p in np.array_split(windows[0], STRETCHES)]
-    tokens = len(runs) * cell.batch * cell.new_tokens
-    ran = Ran(
-        tokens_per_s=statistics.median(rates) if short else _rate(windows[0]),
-        step_s=statistics.median(float(run[:, 1].sum()) / len(run) for run in windows),
-        joules_per_token=None if energy.value is None else energy.value / tokens,
-    )
-    row = rival_row("vllm", model.name, model.config, cell, given, given.state_dtype, product_flop_per_s, ran)
-    prefill_s = statistics.median(prefill_s for prefill_s, _ in runs)
-    return Measurement(row, min(rates), max(rates), prefill_s, largest_batch=holds)
-
-
-def _run(engine: VllmEngine, model: LoadedModel, cell: Cell, given: Circumstances) -> tuple[float, np.ndarray]:
-    """Seconds of prefill; tokens and seconds of each step after it: [steps, 2]."""
+) -> tuple[Measurement, float]:
+    """And tokens/s with prefill counted."""
     count = -(-cell.batch // cell.rows_per_prompt)
     rng = np.random.default_rng(given.seed)
     prompts = rng.integers(0, model.config.vocab_size, (count, cell.prompt)).tolist()
-    ids = [f"row-{i}" for i in range(count)]
-    backend = VllmBackend(
-        engine, model, budget_of(cell, given.seed), prompts, ids, cell.batch, ignore_eos=given.ignore_eos
-    )
-    backend.begin_round()
-    slots = range(cell.batch)
-    began = time.perf_counter()
-    backend.fork([slot // cell.rows_per_prompt for slot in slots], slots, slots)
-    while backend.unseen:
-        backend.window(cell.batch, 1)
-    taken, last = [(0.0, 0.0)], time.perf_counter()
-    prefill_s = last - began
-    # From here on its tokens are counted and no more: what a backend does with them is no part of vLLM's step.
-    left = len(backend.running)
-    while left:
-        outputs = engine.step()
-        tokens, now = sum(len(output.outputs[0].token_ids) for output in outputs), time.perf_counter()
-        taken.append((float(tokens), now - last))
-        left -= sum(output.finished for output in outputs)
-        last = now
-    backend.running.clear()
-    for slot in slots:
-        backend.release(slot)
-    return prefill_s, np.array(taken[1:] or taken)
+    rows = [prompts[row // cell.rows_per_prompt] for row in range(cell.batch)]
+    budget, eos = budget_of(cell, given.seed), [] if given.ignore_eos else model.codec.eos
 
+    def run(new_tokens: int) -> Run:
+        params = sampling_params(dataclasses.replace(budget, max_new_tokens=new_tokens), eos, "FINAL_ONLY")
+        engine.forget()
+        return clock(given.device, lambda: engine.generate(rows, params))
 
-def _rate(windows: np.ndarray) -> float:
-    tokens, seconds = windows.sum(axis=0)
-    return float(tokens / seconds) if seconds else 0.0
+    timed = time_cell(cell, run)
+    ran = Ran(timed.tokens_per_s, timed.step_s, timed.joules_per_token)
+    row = rival_row("vllm", model.name, model.config, cell, given, given.state_dtype, product_flop_per_s, ran)
+    return Measurement(row, timed.slowest, timed.fastest, timed.prefill_s, largest_batch=holds), timed.whole

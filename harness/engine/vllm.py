@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import itertools
 import os
 import time
 from collections.abc import Sequence
@@ -49,8 +50,9 @@ def check_installed() -> None:
 class VllmEngine:
     """One model in vLLM, for at most ``batch`` sequences of ``max_tokens`` tokens (prompt included) at a time.
 
-    ``state_dtype`` is that of SSM states. ``multiprocess`` and ``async_scheduling`` are vLLM's to say where None (the
-    first: its environment's). InputError where vLLM refuses the model or its build is for another device.
+    ``state_dtype`` is that of SSM states. ``multiprocess``, ``async_scheduling`` and ``prefix_caching`` are vLLM's to
+    say where None (the first: its environment's). InputError where vLLM refuses the model or its build is for another
+    device.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class VllmEngine:
         state_dtype: torch.dtype = torch.float32,
         multiprocess: bool | None = None,
         async_scheduling: bool | None = None,
+        prefix_caching: bool | None = None,
     ) -> None:
         check_installed()
         for key, value in _ENVIRONMENT.items():
@@ -105,6 +108,8 @@ class VllmEngine:
             arguments["max_cudagraph_capture_size"] = -(-batch // 16) * 16
         if async_scheduling is not None:
             arguments["async_scheduling"] = async_scheduling
+        if prefix_caching is not None:
+            arguments["enable_prefix_caching"] = prefix_caching
         with folder_for(name, model) as folder:
             try:
                 self._engine = vllm.LLMEngine.from_engine_args(
@@ -152,6 +157,26 @@ class VllmEngine:
     def step(self) -> list[Any]:
         """One step: vLLM's outputs, each with the tokens that are new."""
         return self._engine.step()
+
+    def generate(self, prompts: Sequence[Sequence[int]], params: Any) -> tuple[list[int], list[float]]:
+        """All prompts to their ends, stepped as vLLM's own ``LLM.generate`` does: tokens drawn for each, in the order
+        of their ends, and the clock after each step. ``params`` that ask for final outputs alone keep the host's part
+        of a step small. RuntimeError where vLLM's own process is gone.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        lengths, ticks = [], []
+        try:
+            for number, prompt in enumerate(prompts):
+                self.add(str(number), prompt, params)
+            while self._engine.has_unfinished_requests():
+                for output in self._engine.step():
+                    lengths.append(len(output.outputs[0].token_ids))
+                ticks.append(time.perf_counter())
+        except EngineDeadError as error:
+            raise RuntimeError(f"vLLM's process ended: {error}") from error
+        assert len(lengths) == len(prompts), "one output a request: its last"
+        return lengths, ticks
 
     def abort(self, requests: Sequence[str]) -> None:
         self._engine.abort_request(list(requests))
@@ -228,21 +253,8 @@ class VllmBackend:
             self.unseen.add(request)
 
     def _params(self, prompt: int, sample: int) -> Any:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        b = self.budget
-        return SamplingParams(
-            temperature=b.temperature,
-            top_p=b.top_p,
-            top_k=b.top_k,
-            seed=request_seed(b.seed, self.ids[prompt], sample) if self.request_seeds else None,
-            max_tokens=b.max_new_tokens,
-            ignore_eos=True,  # of the model's config; the codec's are the rule, and all of them
-            stop_token_ids=self.eos,
-            detokenize=False,
-            output_kind=RequestOutputKind.DELTA,
-        )
+        seed = request_seed(self.budget.seed, self.ids[prompt], sample) if self.request_seeds else None
+        return sampling_params(self.budget, self.eos, "DELTA", seed)
 
     def release(self, slot: int) -> None:
         request = self.requests.pop(slot)
@@ -268,9 +280,7 @@ class VllmBackend:
             for output in self.engine.step():
                 self._take(output, tokens)
         taken = [tokens.get(self.requests.get(slot, ""), []) for slot in range(rows)]
-        table = np.zeros((max(map(len, taken), default=0), rows), dtype=np.int64)
-        for row, ids in enumerate(taken):
-            table[: len(ids), row] = ids
+        table = np.array(list(itertools.zip_longest(*taken, fillvalue=0)), dtype=np.int64).reshape(-1, rows)
         return Window(table, None, np.array([len(ids) for ids in taken], dtype=np.int64))
 
     def _take(self, output: Any, tokens: dict[str, list[int]]) -> None:
@@ -285,6 +295,24 @@ class VllmBackend:
         tokens.setdefault(request, []).extend(output.outputs[0].token_ids)
         if output.finished:
             del self.running[request]
+
+
+def sampling_params(budget: Budget, eos: Sequence[int], outputs: str, seed: int | None = None) -> Any:
+    """What a request asks for; ``outputs``: DELTA, each step's new tokens, or FINAL_ONLY, all of them at the end."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=budget.temperature,
+        top_p=budget.top_p,
+        top_k=budget.top_k,
+        seed=seed,
+        max_tokens=budget.max_new_tokens,
+        ignore_eos=True,  # of the model's config; the codec's are the rule, and all of them
+        stop_token_ids=list(eos),
+        detokenize=False,
+        output_kind=RequestOutputKind[outputs],
+    )
 
 
 def request_seed(seed: int, problem_id: str, sample: int) -> int:

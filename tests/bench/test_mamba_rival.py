@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from harness.bench import mamba_rival
+from harness.bench import mamba_rival, rival
 from harness.bench.cell import Cell
 from harness.bench.mamba_rival import arguments, measure_rival
-from harness.bench.rival import Circumstances
+from harness.bench.rival import Circumstances, Run
 from harness.bench.roofline import Ceilings, Workload, layer_products, step_seconds
 from harness.models.resolve import describe
 from harness.models.shapes import SHAPES
@@ -146,7 +146,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     )
     monkeypatch.setattr(mamba_rival, "_package", lambda device: package)
     monkeypatch.setattr(mamba_rival, "product_ceilings", lambda config, cells, given: {c.batch: 2e9 for c in cells})
-    monkeypatch.setattr(mamba_rival, "time", types.SimpleNamespace(perf_counter=lambda: Fake.made.now))
+    monkeypatch.setattr(rival, "time", types.SimpleNamespace(perf_counter=lambda: Fake.made.now))
     yield
 
 
@@ -182,18 +182,11 @@ def test_long_cells_run_once_and_each_cell_is_freed(fake: None) -> None:
     assert found[0].slowest == found[0].fastest == found[0].row.tokens_per_s
 
 
-def test_what_is_faster_counts() -> None:
-    cell = Cell(10, 3, 5)
-    assert mamba_rival._rate(cell, 2.0, 1.0) == 40.0
-    assert mamba_rival._rate(cell, 2.0, 0.0) == 25.0  # all five tokens in two seconds
-    assert mamba_rival._rate(cell, 2.0, 2.5) == 25.0
-
-
 def test_joules_are_the_runs_less_their_first_tokens(fake: None, monkeypatch: pytest.MonkeyPatch) -> None:
     spent = itertools.chain([99.0], [5.0, 5.0, 6.0], [305.0, 205.0, 206.0])  # the warm-up, first tokens, runs
 
-    def run(model: Any, prompts: torch.Tensor, new_tokens: int, device: torch.device) -> tuple[float, float | None]:
-        return float(new_tokens), next(spent)
+    def run(model: Any, prompts: torch.Tensor, new_tokens: int, device: torch.device) -> Run:
+        return Run(4 * new_tokens, new_tokens, float(new_tokens), next(spent))
 
     monkeypatch.setattr(mamba_rival, "_run", run)
     (found,) = measure_rival(NAME, [Cell(4, 3, 51)], circumstances(), lambda _: None)

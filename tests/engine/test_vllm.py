@@ -20,11 +20,12 @@ from rich.console import Console
 
 from harness.bench import vllm_rival
 from harness.bench.grid import Grid, run_grid
-from harness.bench.job import run_data, sample
+from harness.bench.job import run_data
+from harness.bench.sampling import sample
 from harness.bench.settings import Settings
 from harness.bench.vllm_session import open_session
 from harness.engine.backend import EagerBackend
-from harness.engine.vllm import VllmBackend, VllmEngine
+from harness.engine.vllm import VllmBackend, VllmEngine, sampling_params
 from harness.engine.vllm_folder import load_for_vllm
 from harness.models.state import StatePlan
 from harness.records import Budget, InputError, Trajectory
@@ -77,6 +78,10 @@ def both(name: str, prompts: list[list[int]], model) -> tuple[list[list[int]], l
     theirs = greedy(backend, len(prompts))
     assert backend.prefills["requests"] == len(prompts)
     assert backend.prefills["prompt_tokens"] == sum(map(len, prompts))
+    # As a rival of throughput is run: nothing comes out before a request's end.
+    few = sampling_params(dataclasses.replace(greedily, max_new_tokens=3), [], "FINAL_ONLY")
+    lengths, ticks = engine.generate(prompts, few)
+    assert lengths == [3] * len(prompts) and ticks == sorted(ticks) and len(ticks) >= 3
     engine.close()
     return ours, theirs
 
