@@ -27,7 +27,7 @@ MAMBA = MambaConfig(heads=2, head_dim=16, state=16, groups=1, chunk=16)
 MAMBA1 = {"grouped": Mamba1Config(32, 4, 16, xb=16, dt_bias_twice=True), "ungrouped": Mamba1Config(48, 4, 8)}
 LAYERS = {
     "teacher": ("attention",),
-    "discrete": ("discrete_mamba2", "discrete_mamba2"),
+    "discrete": ("discrete_mamba2",),
     "continuous": ("mamba2",),
     "hybrid": ("discrete_mamba2", "attention"),
     "grouped": ("mamba1", "attention"),

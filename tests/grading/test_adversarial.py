@@ -25,7 +25,7 @@ from harness.grading.policy import Policy
 from harness.grading.pool import Worker
 from harness.grading.quick import quick
 
-DEADLINE_S = 2.0
+DEADLINE_S = 1.0
 MAY_BE = {
     "equal": {"correct", "limit", "timeout"},
     "unequal": {"incorrect", "parse_error", "no_answer", "limit", "timeout"},
@@ -234,8 +234,8 @@ def test_repeated_pieces_in_the_parent(before: str, behind: str) -> None:
 
 
 def test_panel_reaches_no_evaluator(panel: list[Any], canary: Path, evaluators_raise: None) -> None:
-    """In this process, with every evaluator raising; what is only slow (towers, sizes, nesting) is left to the pool."""
-    slow = {"powers", "factorials", "nesting", "size"}
+    """In this process, with every evaluator raising; what is only slow is left to the pool."""
+    slow = {"powers", "factorials", "nesting", "size", "pattern bombs"}
     for attack in panel:
         text = attack.text.replace("CANARY", str(canary))
         answer = extract_answer(text) if attack.kind == "response" else text

@@ -242,7 +242,7 @@ PROMPTS = [
     "List the first five prime numbers, then add them up. Explain what you do.",
     "Wie heißt die Hauptstadt von Frankreich? Answer in English, please.",
 ]
-NEW_TOKENS = 32
+NEW_TOKENS = 16
 
 
 @pytest.fixture(scope="module")
