@@ -22,10 +22,9 @@ from harness.bench.cell import Cell, budget_of
 from harness.bench.energy import joules
 from harness.bench.roofline import Ceilings, Workload, step_seconds
 from harness.engine.engines import AnyBackend, check_model, make_backend
-from harness.engine.memory import SPARE_SHARE, available_bytes, check_batch
+from harness.engine.memory import SPARE_SHARE, available_bytes, check_batch, most_that_fit, needed_bytes
 from harness.engine.sampler import LOOK_EVERY
 from harness.models.resolve import LoadedModel
-from harness.models.state import prompt_bytes, slot_bytes
 from harness.records import InputError
 from harness.report.throughput import KernelTime, Measurement, Row
 
@@ -138,25 +137,12 @@ class Bench:
 
     def _largest(self, cell: Cell) -> int:
         """The most rows of these lengths that fit beside their prompts; ``cell.batch`` of them are known to."""
-        room = available_bytes(self.device) * (1 - SPARE_SHARE)
-        low, high = cell.batch, 2 * cell.batch
-        while self._need(cell, high) <= room:
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self._need(cell, middle) <= room else (low, middle)
-        return low
 
-    def _need(self, cell: Cell, rows: int) -> int:
-        """Bytes of ``rows`` rows and their prompts, as ``harness.engine.memory`` counts them."""
-        config, prompts = self.model.config, -(-rows // cell.rows_per_prompt)
-        kinds = (self.model.decoder.embedding.weight.dtype, self.state_dtype)
-        if self.engine == "native":
-            from harness.engine.device_state import planned_bytes
+        def bytes_of(rows: int) -> int:
+            prompts = [cell.prompt] * -(-rows // cell.rows_per_prompt)
+            return needed_bytes(self.model.decoder, prompts, cell.new_tokens, rows, self.engine, self.state_dtype)
 
-            return planned_bytes(config, [cell.prompt] * prompts, cell.new_tokens, rows, *kinds)
-        own = prompts * prompt_bytes(config, cell.prompt, *kinds)
-        return own + rows * slot_bytes(config, cell.new_tokens, *kinds)
+        return most_that_fit(bytes_of, available_bytes(self.device) * (1 - SPARE_SHARE), cell.batch)
 
     def _prompts(self, cell: Cell) -> list[list[int]]:
         count = -(-cell.batch // cell.rows_per_prompt)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -25,10 +25,9 @@ def largest_batch(
 ) -> int:
     """Slots that fit beside all prompts (their token counts); InputError with the numbers if not even one does."""
     free = available_bytes(decoder.device) if free_bytes is None else free_bytes
-    need = _native_need if engine == "native" else _eager_need
 
     def bytes_of(slots: int) -> int:
-        return need(decoder, prompts, new_tokens, slots, state_dtype)
+        return needed_bytes(decoder, prompts, new_tokens, slots, engine, state_dtype)
 
     room = free * (1 - SPARE_SHARE)
     if bytes_of(1) > room:
@@ -37,13 +36,26 @@ def largest_batch(
             f"memory: {free / 2**30:.2f} GiB free, {len(prompts)} prompts need {fixed / 2**30:.2f} GiB and one slot"
             f" {(bytes_of(1) - fixed) / 2**30:.3f} GiB; lower max_new_tokens or limit"
         )
-    low, high = 1, 2
+    return most_that_fit(bytes_of, room)
+
+
+def most_that_fit(bytes_of: Callable[[int], int], room: float, known: int = 1) -> int:
+    """The largest n with bytes_of(n) <= room; ``known`` of them are known to fit."""
+    low, high = known, 2 * known
     while bytes_of(high) <= room:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if bytes_of(middle) <= room else (low, middle)
     return low
+
+
+def needed_bytes(
+    decoder: Decoder, prompts: Sequence[int], new_tokens: int, slots: int, engine: str, state_dtype: torch.dtype
+) -> int:
+    """Bytes that an engine plans for prompts of these token counts and ``slots`` chains behind them."""
+    need = _native_need if engine == "native" else _eager_need
+    return need(decoder, prompts, new_tokens, slots, state_dtype)
 
 
 def check_batch(
