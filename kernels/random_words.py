@@ -2,7 +2,8 @@
 
 Row words r0..r3 = Philox-4x32-10 (Salmon et al., SC 2011) with key = 64-bit seed and counter =
 (position, sample, low 32 bits, high 32 bits of the problem's 64-bit hash). The word of vocabulary
-entry v is mix(r0 ^ mix(v + r1)), mix being murmur3's 32-bit finaliser, and
+entry v is mix(r0 ^ mix(v + r1)), mix being murmur3's 32-bit finaliser; a second stream, word i of
+which is mix(r2 ^ mix(i + r3)), serves what is drawn beside the entries (``sample``). From a word
 u = ((word >> 9) + 0.5) * 2^-23: with more bits fp32 rounds some u to 1.0 and the Gumbel noise
 becomes infinite. The Triton kernel and the twin give equal bits.
 """
@@ -70,11 +71,22 @@ def to_int32(words: torch.Tensor) -> torch.Tensor:
     return (((words + (1 << 31)) & _MASK) - (1 << 31)).to(torch.int32)
 
 
+def entry_words(rows: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
+    """Words of vocabulary entries int32 [rows, n] or [n], int32 bits [rows, n], from row words int64 [rows, 4]."""
+    r = to_int32(rows)
+    return mix(r[:, :1] ^ mix(entries + r[:, 1:2]))
+
+
 def vocab_words(rows: torch.Tensor, vocab_size: int) -> torch.Tensor:
     """Word of every vocabulary entry, int32 bits [rows, vocab_size], from row words int64 [rows, 4]."""
+    return entry_words(rows, torch.arange(vocab_size, device=rows.device, dtype=torch.int32))
+
+
+def second_words(rows: torch.Tensor, start: int, count: int) -> torch.Tensor:
+    """Words ``start`` (with int32's sign) and on of the second stream, int32 bits [rows, count]."""
     r = to_int32(rows)
-    v = torch.arange(vocab_size, device=rows.device, dtype=torch.int32)
-    return mix(r[:, :1] ^ mix(v + r[:, 1:2]))
+    i = torch.arange(start, start + count, device=rows.device, dtype=torch.int32)
+    return mix(r[:, 2:3] ^ mix(i + r[:, 3:4]))
 
 
 def uniform(words: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -98,7 +110,7 @@ def _mix(h):
 
 @triton.jit
 def philox_words(position, sample, problem, seed_lo, seed_hi):
-    """r0 and r1 of ``row_words`` as uint32, from int64 counters and the seed's int32 words."""
+    """``row_words`` as four uint32, from int64 counters and the seed's int32 words."""
     c0 = position.to(tl.uint32)
     c1 = sample.to(tl.uint32)
     c2 = problem.to(tl.uint32)
@@ -120,13 +132,20 @@ def philox_words(position, sample, problem, seed_lo, seed_hi):
         c3 = n3
         k0 = k0 + w0
         k1 = k1 + w1
-    return c0, c1
+    return c0, c1, c2, c3
 
 
 @triton.jit
-def vocab_word(v, r0, r1):
-    """The uint32 word of vocabulary entries ``v``."""
-    return _mix(r0 ^ _mix(v.to(tl.uint32) + r1))
+def stream_word(i, outer, inner):
+    """The uint32 words ``i`` of a stream: the vocabulary entries' with r0 and r1, the second with r2 and r3."""
+    return _mix(outer ^ _mix(i.to(tl.uint32) + inner))
+
+
+@triton.jit
+def word_gumbel(word):
+    """``gumbel`` of uint32 words in fp32."""
+    u = ((word >> 9).to(tl.float32) + 0.5) * 1.1920928955078125e-07
+    return -tl.log(-tl.log(u))
 
 
 # A seed word of 1 would otherwise be compiled in as a constant, which is no tensor and has no bits to cast.
@@ -134,9 +153,9 @@ def vocab_word(v, r0, r1):
 def _words_kernel(out, position, sample, problem, seed_lo, seed_hi, vocab_size, block: tl.constexpr):
     row = tl.program_id(0)
     counters = tl.load(position + row), tl.load(sample + row), tl.load(problem + row)
-    r0, r1 = philox_words(counters[0], counters[1], counters[2], seed_lo, seed_hi)
+    r0, r1, _, _ = philox_words(counters[0], counters[1], counters[2], seed_lo, seed_hi)
     v = tl.program_id(1) * block + tl.arange(0, block)
-    word = vocab_word(v, r0, r1).to(tl.int32, bitcast=True)
+    word = stream_word(v, r0, r1).to(tl.int32, bitcast=True)
     tl.store(out + row * vocab_size + v, word, mask=v < vocab_size)
 
 

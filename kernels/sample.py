@@ -1,14 +1,16 @@
-"""One draw a row: temperature, top-k, top-p, Gumbel maximum over counter-based noise, log probability.
+"""One draw a row: temperature, top-k, top-p, Gumbel maxima over counter-based noise, log probability.
 
-token = argmax_v(logits_v / T + gumbel_v) over the entries that top-k and top-p keep, the lowest index
-on ties; T = 0 is argmax(logits). The noise comes from ``random_words``, so equal logits give equal
-tokens at any batch size and order. The log probability is that of the token at temperature 1,
+In two maxima, as exact as one over the vocabulary and without noise for every entry: of groups of
+``GROUP`` entries, argmax_g(log sum_{v in g} exp(logits_v / T) + gumbel_g), then of that group's entries,
+argmax_v(logits_v / T + gumbel_v); the lowest index on ties. Where top-k or top-p drops that token, the
+row is drawn again from what they keep, by noise of its own: P(kept) p_v / P(kept) + P(dropped) p_v / P(kept)
+is again p_v / P(kept). T = 0 is argmax(logits). The noise comes from ``random_words``, so equal logits
+give equal tokens at any batch size and order. The log probability is that of the token at temperature 1,
 unfiltered. ``sample`` is the twin; the kernel here makes each row's partial results over pieces of the
-vocabulary, ``sample_filter`` draws again where the filters drop that token, ``sample_step`` ends the step.
+vocabulary, ``sample_filter`` draws again, ``sample_step`` ends the step.
 
-Kernel and twin make the same fp32 operations on equal random bits; only the two logarithms of the noise
-may differ, by an ulp. Tokens therefore part where the two best perturbed scores lie within about 1e-6
-of each other: once in some 10^5 to 10^6 draws.
+The two sum and take logarithms in fp32 in their own ways: tokens part where two scores of groups, or of
+entries, lie within about 1e-6 of each other, once in some 10^5 to 10^6 draws.
 """
 
 from __future__ import annotations
@@ -16,10 +18,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-from .random_words import gumbel, philox_words, vocab_word, vocab_words
+from .early import early, wait_for_previous
+from .random_words import entry_words, gumbel, philox_words, second_words, stream_word, vocab_words, word_gumbel
+
+GROUP = 1024  # entries; part of what a seed means
+REDRAW = -(2**31)  # of the second stream, whose first words are the groups' (2^31 as an int32)
 
 
 def sample(
@@ -34,11 +41,29 @@ def sample(
     if temperature == 0:
         token = scores.argmax(-1)
     else:
-        noise = gumbel(vocab_words(words, logits.shape[-1]), scores.dtype)
         # A product, as in the kernel: torch divides on a CPU and multiplies by the reciprocal on a GPU.
-        token = (filtered(scores * (1 / temperature), top_k, top_p) + noise).argmax(-1)
+        scaled = scores * (1 / temperature)
+        token = _drawn(scaled, words)
+        if 0 < top_k < scores.shape[-1] or top_p < 1:
+            kept = filtered(scaled, top_k, top_p)
+            again = (kept + gumbel(second_words(words, REDRAW, scores.shape[-1]), scores.dtype)).argmax(-1)
+            token = torch.where(kept.gather(-1, token[:, None]).squeeze(-1) == float("-inf"), again, token)
     logprob = scores.gather(-1, token[:, None]).squeeze(-1) - scores.logsumexp(-1)
     return token, logprob
+
+
+def _drawn(scaled: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    """Tokens int64 [rows] from all entries of ``scaled`` [rows, vocab]."""
+    vocab_size = scaled.shape[-1]
+    if vocab_size <= GROUP:
+        return (scaled + gumbel(vocab_words(words, vocab_size), scaled.dtype)).argmax(-1)
+    groups = F.pad(scaled, (0, -vocab_size % GROUP), value=float("-inf")).unflatten(-1, (-1, GROUP))
+    noise = gumbel(second_words(words, 0, groups.shape[1]), scaled.dtype)
+    start = GROUP * (groups.logsumexp(-1) + noise).argmax(-1, keepdim=True)
+    entries = start + torch.arange(GROUP, device=scaled.device)
+    inside = groups.flatten(1).gather(-1, entries)
+    within = inside + gumbel(entry_words(words, entries.to(torch.int32)), scaled.dtype)
+    return start.squeeze(-1) + within.argmax(-1)
 
 
 def filtered(scores: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
@@ -64,9 +89,9 @@ def filtered(scores: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
 class Partials:
     """What each piece of the vocabulary found, all [rows, pieces].
 
-    ``score`` fp32 and ``entry`` int32: the largest perturbed score and where (the score is NaN and the
-    entry its place where a logit is NaN); ``top`` and ``total`` fp32: the largest logit and the sum of
-    exp(logit - top). Rows that ended are not written.
+    ``score`` fp32 and ``entry`` int32: the largest perturbed score of a group and the group's first entry. Where
+    the temperature is 0 or a logit no number, the token itself: the largest logit, the first NaN, the first +inf.
+    ``top`` and ``total`` fp32: the largest logit and the sum of exp(logit - top). Rows that ended are not written.
     """
 
     score: torch.Tensor
@@ -76,43 +101,17 @@ class Partials:
 
 
 _LOG2E = tl.constexpr(1.4426950408889634)
-# The largest noise is -log(-log(1 - 2^-24)) = 24 log 2 = 16.6355; rounded up by more than an ulp of it.
-_NOISE_MAX = tl.constexpr(16.64)
-# A float's bits times 2^-23 less 127 are at most its base-2 logarithm (they run straight where it bends up): with
-# d = c 2^-23, -log(d) <= 150 log 2 - bits(c) 2^-23 log 2. 1e-3 more is far above the rounding of these operations.
-_BOUND_START = tl.constexpr(103.9730770839918)
-_BOUND_SLOPE = tl.constexpr(8.262958294867817e-08)
 
 
 @triton.jit
-def better_entry(x, v, r0, r1, inverse_temperature, score, entry, skip: tl.constexpr):
-    """The larger of (``score``, ``entry``) and the best of a tile: logits ``x`` at entries ``v``, all above ``entry``.
-
-    Three steps, each over fewer tiles (``skip`` False makes them all): no hash where the tile's largest
-    logit with the largest noise there is would not do; no logarithms where an upper bound of each
-    entry's own noise would not: with d = 1 - u, -log(-log u) <= -log(d), since -log(1 - d) >= d.
-    """
-    reach = tl.max(x, axis=0) * inverse_temperature + _NOISE_MAX
-    if (reach >= score) | (not skip):
-        word = vocab_word(v, r0, r1)
-        scaled = x * inverse_temperature
-        c = ((word ^ 0xFFFFFFFF) >> 9).to(tl.float32) + 0.5  # (1 - u) 2^23, exactly
-        bound = tl.fma(c.to(tl.int32, bitcast=True).to(tl.float32), -_BOUND_SLOPE, scaled)
-        # The last term: logits so large that the sums round by more than the margin.
-        least = score - _BOUND_START - tl.abs(score) * 1e-6
-        if (tl.max(bound, axis=0) >= least) | (not skip):
-            u = ((word >> 9).to(tl.float32) + 0.5) * 1.1920928955078125e-07
-            perturbed = scaled - tl.log(-tl.log(u))
-            best = tl.max(perturbed, axis=0)
-            if best > score:
-                entry = tl.min(tl.where(perturbed == best, v, 0x7FFFFFFF), axis=0)
-                score = best
-    return score, entry
+def _finite(top):
+    """What to subtract from logits up to ``top``: where all are -inf any number does and keeps -inf - -inf out."""
+    return tl.where(top == float("-inf"), 0.0, top)
 
 
 @triton.jit
 def best_piece(score, entry, pieces, block: tl.constexpr):
-    """The entry of the largest of a row's partial scores; a NaN beats all, the lowest entry wins ties."""
+    """The largest of a row's partial scores and its entry; a NaN beats all, the lowest entry wins ties."""
     piece = tl.arange(0, block)
     inside = piece < pieces
     scores = tl.load(score + piece, mask=inside, other=float("-inf"))
@@ -120,7 +119,26 @@ def best_piece(score, entry, pieces, block: tl.constexpr):
     broken = scores != scores
     top = tl.max(tl.where(broken, float("inf"), scores), axis=0)
     wins = tl.where(tl.max(broken.to(tl.int32), axis=0) > 0, broken.to(tl.int32), (scores == top).to(tl.int32))
-    return tl.min(tl.where(wins > 0, entries, 0x7FFFFFFF), axis=0)
+    return top, tl.min(tl.where(wins > 0, entries, 0x7FFFFFFF), axis=0)
+
+
+@triton.jit
+def best_entry(x, v, word, inverse_temperature):
+    """The largest score of entries ``v``, logits ``x`` perturbed by noise from ``word``, and the first to have it."""
+    perturbed = x * inverse_temperature + word_gumbel(word)
+    best = tl.max(perturbed, axis=0)
+    return best, tl.min(tl.where(perturbed == best, v, 0x7FFFFFFF), axis=0)
+
+
+@triton.jit
+def token_of(score, entry, base, vocab_size, r0, r1, inverse_temperature, group: tl.constexpr):
+    """The token drawn from the group that begins at ``entry``; ``entry`` where the score says that it is the token."""
+    token = entry
+    if tl.abs(score) < float("inf"):
+        v = entry + tl.arange(0, group)
+        x = tl.load(base + v, mask=v < vocab_size, other=float("-inf")).to(tl.float32)
+        _, token = best_entry(x, v, stream_word(v, r0, r1), inverse_temperature)
+    return token
 
 
 # One compilation serves every batch size: the length of a piece is no constant either.
@@ -144,8 +162,10 @@ def _draw_kernel(
     piece_tiles,
     tile: tl.constexpr,
     greedy: tl.constexpr,
-    skip: tl.constexpr,
+    unit: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    wait_for_previous(EARLY)
     # Pieces of a row are neighbours in the grid: what runs at a time is one stretch of memory.
     piece = tl.program_id(0)
     row = tl.program_id(1)
@@ -159,40 +179,50 @@ def _draw_kernel(
     stop = tl.minimum(start + piece_tiles * tile, vocab_size)
     v = start + tl.arange(0, tile)
     raw = tl.load(base + v, mask=v < vocab_size, other=float("-inf"))
-    r0, r1 = philox_words(tl.load(generated + row), tl.load(sample + row), tl.load(problem + row), seed_lo, seed_hi)
+    counters = tl.load(generated + row), tl.load(sample + row), tl.load(problem + row)
+    _, _, r2, r3 = philox_words(counters[0], counters[1], counters[2], seed_lo, seed_hi)
     score = tl.full((), float("-inf"), tl.float32)
     entry = start
     top = tl.full((), float("-inf"), tl.float32)
-    sums = tl.zeros((tile,), tl.float32)
+    total = tl.full((), 0.0, tl.float32)
     for offset in range(start, stop, tile):
         ahead = v + tile
         following = tl.load(base + ahead, mask=(ahead < vocab_size) & (offset + tile < stop), other=float("-inf"))
         x = raw.to(tl.float32)
         tile_top = tl.max(x, axis=0)
+        reference = _finite(tile_top)
+        below = x - reference
+        mass = tl.sum(tl.exp2(below * _LOG2E), axis=0)
         higher = tl.maximum(top, tile_top)
-        # All -inf so far: any finite reference does, and keeps -inf - -inf out.
-        reference = tl.where(higher == float("-inf"), 0.0, higher)
-        sums = sums * tl.exp2((top - reference) * _LOG2E) + tl.exp2((x - reference) * _LOG2E)
+        total = total * tl.exp2((top - _finite(higher)) * _LOG2E)
+        total += mass * tl.exp2((tile_top - _finite(higher)) * _LOG2E)
         top = higher
         if greedy:
             if tile_top > score:
                 entry = tl.min(tl.where(x == tile_top, v, 0x7FFFFFFF), axis=0)
                 score = tile_top
         else:
-            score, entry = better_entry(x, v, r0, r1, inverse_temperature, score, entry, skip)
+            weight = mass
+            if not unit:
+                weight = tl.sum(tl.exp2(below * (inverse_temperature * _LOG2E)), axis=0)
+            group = tl.full((), 0, tl.int32) + offset // tile  # interpreted, offset is Python's
+            noise = word_gumbel(stream_word(group, r2, r3))
+            perturbed = reference * inverse_temperature + tl.log(weight) + noise
+            entry = tl.where(perturbed > score, offset, entry)
+            score = tl.maximum(perturbed, score)
         raw = following
         v = ahead
-    total = tl.sum(sums, axis=0)
     if total != total:
-        # A NaN or +inf among the logits: torch's argmax takes the first NaN before anything else.
-        first = vocab_size
+        # A NaN or +inf among the logits: torch's argmax takes the first NaN before anything else, then the first +inf.
+        first_nan = vocab_size
+        first_inf = vocab_size
         for offset in range(start, stop, tile):
             v = offset + tl.arange(0, tile)
             x = tl.load(base + v, mask=v < vocab_size, other=0.0).to(tl.float32)
-            first = tl.minimum(first, tl.min(tl.where(x != x, v, vocab_size), axis=0))
-        if first < vocab_size:
-            entry = first
-            score = total
+            first_nan = tl.minimum(first_nan, tl.min(tl.where(x != x, v, vocab_size), axis=0))
+            first_inf = tl.minimum(first_inf, tl.min(tl.where(x == float("inf"), v, vocab_size), axis=0))
+        entry = tl.where(first_nan < vocab_size, first_nan, first_inf)
+        score = tl.where(first_nan < vocab_size, total, float("inf"))
     place = row * tl.num_programs(0) + piece
     tl.store(score_out + place, score)
     tl.store(entry_out + place, entry)
@@ -200,17 +230,15 @@ def _draw_kernel(
     tl.store(total_out + place, total)
 
 
-# (tile, warps) by bytes of an entry; fp32 untuned. One warp: a tile's maxima are shuffles, without a barrier, and long
-# pieces need the logarithms least. Measured on an H100 with bf16 logits (results/h100/small_kernels.py): 131 us at
-# 512 x 128,256, where instructions, not the 44 us of memory, are the limit; 2 warps cost 7 % more, tiles of 256 3 %.
-_LAUNCH = {2: (512, 1), 4: (256, 1)}
-_PROGRAMS = 2048  # wanted in all; twice as many are 5 % slower at 512 rows
+# Warps by bytes of an entry. One warp: a tile's sums are shuffles, without a barrier.
+_WARPS = {2: 1, 4: 1}
+_PROGRAMS = 2048  # wanted in all
 
 
-def pieces_for(rows: int, vocab_size: int, tile: int, programs: int = _PROGRAMS) -> int:
-    """Tiles in a piece of the vocabulary, for about ``programs`` pieces in all rows together."""
-    tiles = triton.cdiv(vocab_size, tile)
-    return triton.cdiv(tiles, min(tiles, triton.cdiv(programs, rows)))
+def pieces_for(rows: int, vocab_size: int, programs: int = _PROGRAMS) -> int:
+    """Groups in a piece of the vocabulary, for about ``programs`` pieces in all rows together."""
+    groups = triton.cdiv(vocab_size, GROUP)
+    return triton.cdiv(groups, min(groups, triton.cdiv(programs, rows)))
 
 
 def draw_triton(
@@ -222,19 +250,17 @@ def draw_triton(
     step: torch.Tensor,
     seed_words: tuple[int, int],
     temperature: float,
-    skip: bool = True,
-    launch: tuple[int, int, int] | None = None,
+    launch: tuple[int, int] | None = None,
 ) -> Partials:
-    """Each row's unfiltered draw by pieces of the vocabulary, in one launch; ``step`` [1] is raised by one.
+    """Each row's unfiltered draw of a group by pieces of the vocabulary, in one launch; ``step`` [1] is raised by one.
 
     logits [rows, vocab], bf16, fp16 or fp32, rows any stride apart; problem, sample_index, generated int64
-    and ended bool [rows or more]. Rows that ended are left out. ``launch`` (tile, warps, tiles a piece)
-    overrides the table; ``skip`` False makes the noise of every entry. Makes its outputs by torch.empty.
+    and ended bool [rows or more]. Rows that ended are left out. ``launch`` (warps, groups a piece)
+    overrides the table. Makes its outputs by torch.empty.
     """
     rows, vocab_size = logits.shape
-    tile, warps = _LAUNCH[logits.element_size()]
-    tile, warps, piece_tiles = launch or (tile, warps, pieces_for(rows, vocab_size, tile))
-    pieces = triton.cdiv(vocab_size, piece_tiles * tile)
+    warps, piece_tiles = launch or (_WARPS[logits.element_size()], pieces_for(rows, vocab_size))
+    pieces = triton.cdiv(vocab_size, piece_tiles * GROUP)
     score, top, total = (torch.empty(rows, pieces, dtype=torch.float32, device=logits.device) for _ in range(3))
     entry = torch.empty(rows, pieces, dtype=torch.int32, device=logits.device)
     _draw_kernel[(pieces, rows)](
@@ -253,10 +279,11 @@ def draw_triton(
         *seed_words,
         1 / temperature if temperature else 0.0,
         piece_tiles,
-        tile=tile,
+        tile=GROUP,
         greedy=temperature == 0,
-        skip=skip,
+        unit=temperature == 1,
+        EARLY=early(logits.device),
         num_warps=warps,
-        enable_fp_fusion=False,  # score and noise are rounded one by one, as the twin does
+        launch_pdl=early(logits.device),
     )
     return Partials(score, entry, top, total)

@@ -1,10 +1,10 @@
 """Top-k and top-p after the unfiltered draw, without a sort; the twin is ``sample.filtered``.
 
 Both filters keep an entry when what lies strictly above it is small enough: fewer than k entries, or
-less than top_p of the kept mass. So (1) a drawn token that passes is the answer, since the maximum over
-all entries is the maximum over any part that holds it (most rows, at the usual settings); (2) else the
-border is found by search on the logits' own bits, an order-preserving integer, four ways a pass: at most
-8 passes at 16 bits and 16 at 32; (3) the row is drawn again from what is at or above the border.
+less than top_p of the kept mass. So (1) a drawn token that passes is the answer (most rows, at the usual
+settings); (2) else the border is found by search on the logits' own bits, an order-preserving integer,
+four ways a pass: at most 8 passes at 16 bits and 16 at 32; (3) the row is drawn again from what is at or
+above the border.
 
 One program a row: a row's later passes come from the L2 cache. Sums run in a fixed order that does not
 depend on the batch; adding in a fixed order is monotone in what is added, so the search is consistent.
@@ -17,8 +17,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .random_words import philox_words
-from .sample import Partials, best_piece, better_entry
+from .random_words import philox_words, stream_word
+from .sample import GROUP, REDRAW, Partials, best_entry, best_piece, token_of
 
 _LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -101,6 +101,8 @@ def _filter_kernel(
     pieces,
     block: tl.constexpr,
     tile: tl.constexpr,
+    group: tl.constexpr,
+    redraw: tl.constexpr,
     use_k: tl.constexpr,
     use_p: tl.constexpr,
 ):
@@ -110,7 +112,10 @@ def _filter_kernel(
     base = logits + row.to(tl.int64) * row_stride
     piece = tl.arange(0, block)
     inside = piece < pieces
-    token = best_piece(score + row * pieces, entry + row * pieces, pieces, block)
+    counters = tl.load(generated + row), tl.load(sample + row), tl.load(problem + row)
+    r0, r1, r2, r3 = philox_words(counters[0], counters[1], counters[2], seed_lo, seed_hi)
+    best, first = best_piece(score + row * pieces, entry + row * pieces, pieces, block)
+    token = token_of(best, first, base, vocab_size, r0, r1, inverse_temperature, group)
     tops = tl.load(top_in + row * pieces + piece, mask=inside, other=float("-inf"))
     totals = tl.load(total_in + row * pieces + piece, mask=inside, other=0.0)
     # A row with a NaN or +inf has a NaN among its sums, one of nothing but -inf has no sum: both keep their token.
@@ -138,16 +143,15 @@ def _filter_kernel(
                 low = tl.maximum(drawn, below)
                 border = _border(base, vocab_size, low, highest, target, top, rate, tile, False)
         if drawn < border:
-            r0, r1 = philox_words(
-                tl.load(generated + row), tl.load(sample + row), tl.load(problem + row), seed_lo, seed_hi
-            )
             best = tl.full((), float("-inf"), tl.float32)
             for offset in range(0, vocab_size, tile):
                 v = offset + tl.arange(0, tile)
                 raw = tl.load(base + v, mask=v < vocab_size, other=float("-inf"))
                 x = tl.where(_ordered(raw) >= border, raw.to(tl.float32), float("-inf"))
                 if tl.max(x, axis=0) > float("-inf"):
-                    best, token = better_entry(x, v, r0, r1, inverse_temperature, best, token, True)
+                    found, place = best_entry(x, v, stream_word(v + redraw, r2, r3), inverse_temperature)
+                    token = tl.where(found > best, place, token)
+                    best = tl.maximum(found, best)
     tl.store(token_out + row, token)
 
 
@@ -198,6 +202,8 @@ def filter_triton(
         pieces,
         block=triton.next_power_of_2(pieces),
         tile=tile,
+        group=GROUP,
+        redraw=REDRAW,
         use_k=0 < top_k < vocab_size,
         use_p=top_p < 1,
         num_warps=warps,

@@ -14,8 +14,9 @@ import torch
 import triton
 import triton.language as tl
 
-from .random_words import row_words, seed_words
-from .sample import Partials, best_piece, draw_triton, sample
+from .early import early, wait_for_previous
+from .random_words import philox_words, row_words, seed_words
+from .sample import GROUP, Partials, best_piece, draw_triton, sample, token_of
 from .sample_filter import filter_triton
 
 
@@ -106,7 +107,7 @@ def sample_step(logits: torch.Tensor, rows: SampleRows, sampling: Sampling) -> N
     rows.step.add_(1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed_lo", "seed_hi"])
 def _finish_kernel(
     score,
     entry,
@@ -115,6 +116,9 @@ def _finish_kernel(
     filtered_token,
     logits,
     row_stride,
+    vocab_size,
+    problem,
+    sample,
     generated,
     position,
     token_out,
@@ -128,19 +132,30 @@ def _finish_kernel(
     slots,
     max_new_tokens,
     pieces,
+    seed_lo,
+    seed_hi,
+    inverse_temperature,
     block: tl.constexpr,
     eos_block: tl.constexpr,
+    group: tl.constexpr,
+    greedy: tl.constexpr,
     filtering: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    wait_for_previous(EARLY)
     row = tl.program_id(0)
     at = tl.load(generated + row)
     tl.store(position + row, at)
     if tl.load(ended + row).to(tl.int32) != 0:
         return
+    base = logits + row.to(tl.int64) * row_stride
     if filtering:
         token = tl.load(filtered_token + row)
     else:
-        token = best_piece(score + row * pieces, entry + row * pieces, pieces, block)
+        best, token = best_piece(score + row * pieces, entry + row * pieces, pieces, block)
+        if not greedy:
+            r0, r1, _, _ = philox_words(at, tl.load(sample + row), tl.load(problem + row), seed_lo, seed_hi)
+            token = token_of(best, token, base, vocab_size, r0, r1, inverse_temperature, group)
     piece = tl.arange(0, block)
     inside = piece < pieces
     tops = tl.load(top_in + row * pieces + piece, mask=inside, other=float("-inf"))
@@ -148,7 +163,7 @@ def _finish_kernel(
     top = tl.max(tops, axis=0)
     reference = tl.where(top == float("-inf"), 0.0, top)
     total = tl.sum(totals * tl.exp(tops - reference), axis=0)
-    x = tl.load(logits + row.to(tl.int64) * row_stride + token).to(tl.float32)
+    x = tl.load(base + token).to(tl.float32)
     # The draw has raised the step already.
     place = tl.load(step) - 1
     if place < steps:
@@ -162,11 +177,10 @@ def _finish_kernel(
     tl.store(ended + row, ((is_end > 0) | (at + 1 >= max_new_tokens)).to(tl.int1))
 
 
-def sample_step_triton(logits: torch.Tensor, rows: SampleRows, sampling: Sampling, skip: bool = True) -> None:
+def sample_step_triton(logits: torch.Tensor, rows: SampleRows, sampling: Sampling) -> None:
     """``sample_step`` on the device, for a CUDA graph: fixed grids, no host sync, workspaces by torch.empty.
 
-    logits [n, vocab] in bf16, fp16 or fp32, rows any stride apart, n at most the slots. ``skip`` as in
-    ``draw_triton``.
+    logits [n, vocab] in bf16, fp16 or fp32, rows any stride apart, n at most the slots.
     """
     n, s = logits.shape[0], sampling
     if logits.stride(1) != 1 or not 0 < n <= rows.problem.shape[0]:
@@ -175,18 +189,18 @@ def sample_step_triton(logits: torch.Tensor, rows: SampleRows, sampling: Samplin
         )
     seed = seed_words(s.seed)
     counters = (rows.problem, rows.sample, rows.generated, rows.ended)
-    partials = draw_triton(logits, *counters, rows.step, seed, s.temperature, skip)
+    partials = draw_triton(logits, *counters, rows.step, seed, s.temperature)
     filtering = s.temperature > 0 and (0 < s.top_k < logits.shape[1] or s.top_p < 1)
     token = None
     if filtering:
         token = filter_triton(partials, logits, *counters, seed, s.temperature, s.top_k, s.top_p)
-    finish_triton(partials, token, logits, rows, s.max_new_tokens)
+    finish_triton(partials, token, logits, rows, sampling)
 
 
 def finish_triton(
-    partials: Partials, filtered: torch.Tensor | None, logits: torch.Tensor, rows: SampleRows, max_new_tokens: int
+    partials: Partials, filtered: torch.Tensor | None, logits: torch.Tensor, rows: SampleRows, sampling: Sampling
 ) -> None:
-    """Log probability, window, end tests and counters from a draw, ``filtered`` int32 [n] where filters were on."""
+    """The token in its group, log probability, window, end tests, counters; ``filtered`` int32 [n] if filters drew."""
     steps, slots = rows.tokens.shape
     pieces = partials.score.shape[1]
     _finish_kernel[(logits.shape[0],)](
@@ -197,6 +211,9 @@ def finish_triton(
         partials.entry if filtered is None else filtered,
         logits,
         logits.stride(0),
+        logits.shape[1],
+        rows.problem,
+        rows.sample,
         rows.generated,
         rows.position,
         rows.token,
@@ -208,10 +225,17 @@ def finish_triton(
         rows.tokens,
         rows.logprobs,
         slots,
-        max_new_tokens,
+        sampling.max_new_tokens,
         pieces,
+        *seed_words(sampling.seed),
+        1 / sampling.temperature if sampling.temperature else 0.0,
         block=triton.next_power_of_2(pieces),
         eos_block=EOS_MAX,
+        group=GROUP,
+        greedy=sampling.temperature == 0,
         filtering=filtered is not None,
-        num_warps=1,
+        EARLY=early(logits.device),
+        num_warps=4,
+        launch_pdl=early(logits.device),
+        enable_fp_fusion=False,  # score and noise are rounded one by one, as the twin does
     )

@@ -214,7 +214,11 @@ def _draw(a: _Arguments, s: Standing) -> Moved:
 
 def _finish(a: _Arguments, s: Standing) -> Moved:
     rows = a.grid[0]
-    read = rows * a.size("generated", "ended", "logits") + a.step.itemsize + a.eos.nbytes
+    read = rows * a.size("generated", "ended") + a.step.itemsize + a.eos.nbytes
+    if a.greedy or a.filtering:
+        read += rows * a.logits.itemsize
+    else:
+        read += rows * (a.size("sample", "problem") + min(a.group, a.vocab_size) * a.logits.itemsize)
     read += a.whole("score", "entry", "top_in", "total_in")
     return read, rows * a.size("position", "tokens", "logprobs", "token_out", "generated", "ended")
 

@@ -21,7 +21,7 @@ from harness.kernels.attention import Pages
 from harness.models.config import DecoderConfig, Mamba1Config, MambaConfig
 
 PAGE_TOKENS = 64
-# Copies of a row that a sampling step holds beside the logits: scores, words, noise, and what they pass through.
+# Copies of a row that a sampling step holds beside the logits: scores, scaled, in groups, exponentials, noise, words.
 SAMPLING_COPIES = 6
 
 

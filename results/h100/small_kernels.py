@@ -202,18 +202,6 @@ def check(bench: Bench) -> None:
             worst = max(worst, float((state.logprobs[at] - twin.logprobs[at])[same].abs().max()))
         print(f"sample, {kind}, {name}: {parted} of {rows * s.checks} tokens part, log probabilities to {worst:.1e}")
         assert parted <= 1 + rows * s.checks // 1000 and worst < 1e-4
-        if temperature and not top_k and top_p == 1:
-            check_skip(bench, logits, temperature)
-
-
-def check_skip(bench: Bench, logits: torch.Tensor, temperature: float) -> None:
-    """Leaving out what cannot win changes no bit of the draw."""
-    for seed in range(bench.sizes.checks):
-        state = running_rows(logits.shape[0], bench)
-        counters = state.problem, state.sample, state.generated, state.ended, state.step
-        with_skip, without = (draw_triton(logits, *counters, seed_words(seed), temperature, k) for k in (True, False))
-        token = [p.entry.gather(1, p.score.argmax(1, keepdim=True)) for p in (with_skip, without)]
-        assert torch.equal(*token) and torch.equal(with_skip.score.amax(1), without.score.amax(1))
 
 
 def time_norm_and_gate(bench: Bench, sweep: bool) -> None:
@@ -255,12 +243,10 @@ def time_norm_and_gate(bench: Bench, sweep: bool) -> None:
             bench.add("swiglu", shape, f"{launch}", moved, lambda i, x=launch, f=gate: f(i, x))
 
 
-def draw_launches(rows: int, vocab: int) -> Iterator[tuple[int, int, int]]:
-    """(tile, warps, tiles a piece); 4 to 16 entries a thread."""
-    for (tile, warps), programs in itertools.product(
-        [(256, 1), (512, 1), (512, 2), (1024, 2), (1024, 4), (2048, 4), (2048, 8)], (1024, 2048, 4096, 8192)
-    ):
-        yield tile, warps, pieces_for(rows, vocab, tile, programs)
+def draw_launches(rows: int, vocab: int) -> Iterator[tuple[int, int]]:
+    """(warps, groups a piece)."""
+    for warps, programs in itertools.product((1, 2, 4), (1024, 2048, 4096, 8192)):
+        yield warps, pieces_for(rows, vocab, programs)
 
 
 def time_sampling(bench: Bench, sweep: bool) -> None:
@@ -282,8 +268,8 @@ def time_draws(bench: Bench, rows: int, kind: str, sweep: bool) -> None:
         words = row_words(7, state.generated, state.sample, state.problem)
         sample(sets[i % len(sets)], words, 0.8)
 
-    def draw(i: int, launch: tuple[int, int, int] | None = None, skip: bool = True) -> Partials:
-        return draw_triton(sets[i % len(sets)], *counters, state.step, seed, 0.8, skip, launch)
+    def draw(i: int, launch: tuple[int, int] | None = None) -> Partials:
+        return draw_triton(sets[i % len(sets)], *counters, state.step, seed, 0.8, launch)
 
     for name, (temperature, top_k, top_p) in SAMPLINGS.items():
         call = functools.partial(step, sampling=Sampling(7, temperature, top_k, top_p, 1 << 40))
@@ -291,7 +277,6 @@ def time_draws(bench: Bench, rows: int, kind: str, sweep: bool) -> None:
     if rows <= 256:  # its noise takes several fp32 copies of the logits
         bench.add("sample, plain, torch twin", shape, "", moved, twin)
     bench.add("draw", shape, "table", moved, draw)
-    bench.add("draw, nothing skipped", shape, "table", moved, functools.partial(draw, skip=False))
     for launch in sorted(set(draw_launches(rows, vocab))) if sweep else ():
         bench.add("draw", shape, f"{launch}", moved, functools.partial(draw, launch=launch))
     partials = [draw(i) for i in range(len(sets))]

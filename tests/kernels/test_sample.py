@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from harness.kernels.random_words import problem_hash, row_words, uniform, vocab_words
-from harness.kernels.sample import filtered, sample
+from harness.kernels import sample as module
+from harness.kernels.random_words import problem_hash, row_words, second_words, uniform, vocab_words
+from harness.kernels.sample import GROUP, REDRAW, filtered, sample
 
 HASH = problem_hash("a problem") - (1 << 64 if problem_hash("a problem") >= 1 << 63 else 0)
 
@@ -78,20 +79,34 @@ def test_temperature_zero_is_the_likeliest(dtype):
     torch.testing.assert_close(logprob.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+def gumbels(words):
+    return (-(-uniform(words, torch.float64).log()).log()).tolist()
+
+
+@pytest.mark.parametrize("vocab", [301, GROUP, 2 * GROUP + 452])
 @pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.7, 50, 0.9), (2.0, 3, 1.0)])
-def test_token_is_the_gumbel_maximum_by_definition(temperature, top_k, top_p):
-    logits = random_logits(12, 301)
-    position, index, problem = counters(12)
-    seed = 2**64 - 5
-    token, logprob = sample(logits, row_words(seed, position, index, problem), temperature, top_k, top_p)
-    u = uniform(vocab_words(row_words(seed, position, index, problem), 301), torch.float64)
+def test_token_is_the_gumbel_maximum_by_definition(temperature, top_k, top_p, vocab):
+    logits = random_logits(12, vocab)
+    words = row_words(2**64 - 5, *counters(12))
+    token, logprob = sample(logits, words, temperature, top_k, top_p)
+    groups = range(0, vocab, GROUP)
+    of_groups, of_entries = gumbels(second_words(words, 0, len(groups))), gumbels(vocab_words(words, vocab))
+    again = gumbels(second_words(words, REDRAW, vocab))
+    redrawn = 0
     for row in range(12):
         scores = [x / temperature for x in logits[row].tolist()]
+        masses = [math.log(math.fsum(map(math.exp, scores[g : g + GROUP]))) for g in groups]
+        group = max(range(len(groups)), key=lambda g, r=row, m=masses: m[g] + of_groups[r][g])
+        inside = range(groups[group], min(vocab, groups[group] + GROUP))
+        best = max(inside, key=lambda v, r=row, s=scores: s[v] + of_entries[r][v])
         kept = kept_by_definition(scores, top_k, top_p)
-        best = max(kept, key=lambda v: scores[v] - math.log(-math.log(u[row, v])))
+        if best not in kept:
+            redrawn += 1
+            best = max(kept, key=lambda v, r=row, s=scores: s[v] + again[r][v])
         assert token[row] == best
         expected = logits[row, best] - logits[row].logsumexp(0)
         torch.testing.assert_close(logprob[row], expected, rtol=1e-12, atol=1e-12)
+    assert (redrawn > 0) == (top_k > 0), "some rows must come to the second draw, others to its end without"
 
 
 def test_a_draw_does_not_depend_on_batch_or_order():
@@ -107,8 +122,9 @@ def test_a_draw_does_not_depend_on_batch_or_order():
     ("temperature", "top_k", "top_p", "dtype"),
     [(1.0, 0, 1.0, torch.float32), (0.6, 0, 1.0, torch.float64), (1.5, 5, 0.9, torch.float32)],
 )
-def test_frequencies_follow_softmax(temperature, top_k, top_p, dtype):
-    """Chi-square of 200 000 draws from 12 entries; the limit is 5 standard deviations above the mean."""
+def test_frequencies_follow_softmax(temperature, top_k, top_p, dtype, monkeypatch):
+    """Chi-square of 200 000 draws from 12 entries in three groups; the limit is 5 standard deviations above."""
+    monkeypatch.setattr(module, "GROUP", 5)
     rows = 200_000
     logits = torch.linspace(-1.5, 2.0, 12, dtype=dtype)[torch.randperm(12, generator=torch.Generator().manual_seed(0))]
     token, _ = sample(logits.expand(rows, 12), row_words(99, *counters(rows)), temperature, top_k, top_p)
