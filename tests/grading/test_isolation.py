@@ -72,8 +72,9 @@ ACTIONS = [
 ]
 
 
-def run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", LOCKED + code], capture_output=True, text=True, check=False)
+def run(code: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", f"{READY}{before}\nlock_down()\n{code}"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -102,12 +103,14 @@ def test_no_except_clause_swallows_a_refusal() -> None:
     assert done.returncode == 1 and "Forbidden" in done.stderr
 
 
-def test_imports_and_grading_go_on() -> None:
+def test_imports_and_grading_go_on(tmp_path: Path) -> None:
+    """Also where packages were installed without bytecode, which an import would now like to write."""
+    before = f"sys.dont_write_bytecode, sys.pycache_prefix = False, {str(tmp_path)!r}"
     code = (
         "import colorsys, sympy.holonomic; from harness.grading.compare import compare; from harness.grading.policy "
         "import Policy; assert compare('2', '1+1', Policy()).status == 'correct'; cap_cpu(100.0)"
     )
-    done = run(code)
+    done = run(code, before)
     assert done.returncode == 0, done.stderr[-300:]
 
 
