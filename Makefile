@@ -25,8 +25,9 @@ setup: $(VENV)/.setup-$(DEVICE) ## build .venv with pinned packages (CUDA's wher
 bench: setup ## sample, grade, score and report one budget sweep (BUDGET=quick)
 	$(VENV)/bin/harness bench --budget $(BUDGET)
 
+# The files in their order, which puts two of the longest first; xdist's own puts those of few tests last, as these are.
 test: setup ## run the tests, one process a core (TEST_ARGS="tests/tasks -x -n 0"; HARNESS_DATA=folder for real problems)
-	$(VENV)/bin/pytest -q -n auto --dist loadfile $(TEST_ARGS)
+	$(VENV)/bin/pytest -q -n auto --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
 fuzz: setup ## fuzz the grader's extraction and parsing (FUZZ_SECONDS=600; HARNESS_DATA=folder for real references)
 	$(VENV)/bin/python -P tests/fuzz/fuzz_grading.py $(FUZZ_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
@@ -75,7 +76,9 @@ def check_batch(
 def _eager_need(decoder: Decoder, prompts: Sequence[int], new_tokens: int, slots: int, state_dtype: torch.dtype) -> int:
     dtype = decoder.embedding.weight.dtype
     state_dtype = torch.float64 if dtype == torch.float64 else state_dtype
-    fixed = sum(prompt_bytes(decoder.config, n, dtype, state_dtype) for n in prompts)
+    # By length: the largest batch is looked for among thousands of prompts of one.
+    counts = Counter(prompts).items()
+    fixed = sum(count * prompt_bytes(decoder.config, n, dtype, state_dtype) for n, count in counts)
     return fixed + slots * slot_bytes(decoder.config, new_tokens, dtype, state_dtype)
 
 

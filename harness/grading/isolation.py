@@ -44,6 +44,7 @@ def lock_down() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer; it ends this process
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.dont_write_bytecode = True  # else what was installed without bytecode and is imported late would be refused
     sys.addaudithook(_refuse)
 
 

@@ -5,6 +5,8 @@ Import it as ``from .compiling import compile_for`` (one kernel) or ``compile_al
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import subprocess
@@ -14,13 +16,17 @@ from typing import Any
 from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
+# Takes a job a line, answers each with a line. What else the compiler prints goes to stderr.
 _PROGRAM = """
-import importlib, json, sys
+import importlib, json, os, sys, traceback
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-for job in json.load(sys.stdin):
+
+def compiled(job):
     kernel = getattr(importlib.import_module(job["module"]), job["name"])
     names = kernel.arg_names
     signature = {n: "constexpr" if n in job["constexprs"] else job["signature"][n] for n in names}
@@ -29,7 +35,15 @@ for job in json.load(sys.stdin):
     source = ASTSource(kernel, signature=signature, constexprs=job["constexprs"], attrs=attrs)
     binary = triton.compile(source, target=GPUTarget("cuda", job["capability"], 32), options=job["options"])
     assert len(binary.asm["cubin"]) > 0
-    print(json.dumps({"shared": binary.metadata.shared, "ptx": binary.asm["ptx"]}))
+    return {"shared": binary.metadata.shared, "ptx": binary.asm["ptx"]}
+
+
+for line in sys.stdin:
+    try:
+        answer = compiled(json.loads(line))
+    except Exception:
+        answer = {"error": traceback.format_exc()}
+    print(json.dumps(answer), file=answers, flush=True)
 """
 
 
@@ -69,12 +83,37 @@ def job(
 
 
 def compile_all(jobs: list[dict[str, object]]) -> list[dict[str, Any]]:
-    """Compile several in one process (starting one costs more): ``shared`` memory in bytes and ``ptx`` of each."""
+    """Compile several: ``shared`` memory in bytes and ``ptx`` of each."""
+    return [_compile(job) for job in jobs]
+
+
+def _compile(job: dict[str, object]) -> dict[str, Any]:
+    compiler = _compiler()
+    assert compiler.stdin is not None and compiler.stdout is not None
+    try:
+        compiler.stdin.write(json.dumps(job) + "\n")
+        compiler.stdin.flush()
+        answer = compiler.stdout.readline()
+    except BrokenPipeError:
+        answer = ""
+    done = json.loads(answer) if answer else {"error": f"the compiler ended with {_end(compiler)}"}
+    if "error" in done:
+        raise RuntimeError(f"compiling {job['name']} for sm_{job['capability']} failed: {done['error'][-4000:]}")
+    return done
+
+
+@functools.cache
+def _compiler() -> subprocess.Popen[str]:
+    """One process for all that a test process compiles: to start it costs more than most kernels do."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM], input=json.dumps(jobs), env=environment, capture_output=True, text=True
-    )
-    if done.returncode:
-        names = ", ".join(sorted({f"{j['name']} for sm_{j['capability']}" for j in jobs}))
-        raise RuntimeError(f"compiling {names} failed: {done.stderr[-4000:]}")
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    pipe = subprocess.PIPE
+    compiler = subprocess.Popen([sys.executable, "-c", _PROGRAM], stdin=pipe, stdout=pipe, env=environment, text=True)
+    atexit.register(_end, compiler)
+    return compiler
+
+
+def _end(compiler: subprocess.Popen[str]) -> int:
+    """It ends with its input; the next one that is asked for is a new one."""
+    _compiler.cache_clear()
+    compiler.communicate()
+    return compiler.returncode
