@@ -25,7 +25,6 @@ import triton
 import triton.language as tl
 
 from .attention_plan import PAGE_TOKENS, Launch, Plan
-from .early import early, wait_for_previous
 
 _PAGE = tl.constexpr(PAGE_TOKENS)
 _LOG2E = tl.constexpr(1.4426950408889634)
@@ -74,7 +73,6 @@ def attention_decode(
     common = {
         "kv_heads": kv_heads, "repeat": heads // kv_heads, "dim": dim, "padded": triton.next_power_of_2(dim),
         "parts": plan.parts, "widen": q.dtype == torch.bfloat16 and not q.is_cuda,
-        "EARLY": early(q.device),
     }  # fmt: skip
     where = (table, generated, running)
     results = (out, plan.value, plan.top, plan.total, q.stride(0), table.stride(0))
@@ -99,7 +97,7 @@ def attention_decode(
             heads=heads, dim=dim, padded=common["padded"], width=width, spread=triton.next_power_of_2(plan.parts),
             own_splits=plan.own.splits, own_block=plan.own.block, own_least=plan.own.least,
             tile_splits=tiled.splits, tile_block=tiled.block, tile_least=tiled.least,
-            tiled=plan.tiles is not None, EARLY=common["EARLY"], num_warps=4, launch_pdl=common["EARLY"],
+            tiled=plan.tiles is not None, num_warps=4,
         )  # fmt: skip
     return out
 
@@ -115,7 +113,6 @@ def _launch(
     _attend[(common["kv_heads"], units, launch.splits)](
         *inputs, *results, **common, **constexprs, members=members, queries=queries, splits=launch.splits,
         block=launch.block, least=launch.least, dot=launch.dot, stages=launch.stages, num_warps=launch.warps,
-        launch_pdl=common["EARLY"],
     )  # fmt: skip
 
 
@@ -131,9 +128,7 @@ def _attend(
     kv_heads: tl.constexpr, repeat: tl.constexpr, dim: tl.constexpr, padded: tl.constexpr, parts: tl.constexpr,
     widen: tl.constexpr, members: tl.constexpr, queries: tl.constexpr, splits: tl.constexpr, first_part: tl.constexpr,
     block: tl.constexpr, least: tl.constexpr, folded: tl.constexpr, dot: tl.constexpr, stages: tl.constexpr,
-    EARLY: tl.constexpr,
 ):  # fmt: skip
-    wait_for_previous(EARLY)
     head = tl.program_id(0)
     unit = tl.program_id(1)  # a row, or a tile of rows (members > 0)
     split = tl.program_id(2)
@@ -268,10 +263,8 @@ def _combine(
     heads: tl.constexpr, dim: tl.constexpr, padded: tl.constexpr, width: tl.constexpr, spread: tl.constexpr,
     own_splits: tl.constexpr, own_block: tl.constexpr, own_least: tl.constexpr,
     tile_splits: tl.constexpr, tile_block: tl.constexpr, tile_least: tl.constexpr, tiled: tl.constexpr,
-    EARLY: tl.constexpr,
 ):  # fmt: skip
     """Parts of a row that exist follow from its lengths: what an empty split left unwritten is never read."""
-    wait_for_previous(EARLY)
     row = tl.program_id(0)
     h = tl.program_id(1) * width + tl.arange(0, width)
     s = tl.arange(0, spread)

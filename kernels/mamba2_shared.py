@@ -11,7 +11,6 @@ import torch
 import triton
 import triton.language as tl
 
-from .early import early, wait_for_previous
 from .mamba2_conv import convolved, newest, past
 from .mamba2_ring import Memory, Rows
 
@@ -21,10 +20,9 @@ def _shared_kernel(
     given, projected, conv_weight, conv_bias, conv, ring_b, position, position0, sample, running,
     layer, projected_stride, tap_stride, channel_stride,
     XP: tl.constexpr, N: tl.constexpr, G: tl.constexpr, K: tl.constexpr, W: tl.constexpr,
-    ENTRIES: tl.constexpr, SILU: tl.constexpr, EARLY: tl.constexpr,
+    ENTRIES: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
     """One group of one slot; XP channels of x come before those of B. ``given`` gets [C | B | C.B_k | C.B]."""
-    wait_for_previous(EARLY)
     C: tl.constexpr = XP + 2 * G * N
     group = tl.program_id(0)
     slot = tl.program_id(1).to(tl.int64)
@@ -75,12 +73,11 @@ def shared_part(
     count, size, width = projected.shape[0], memory.state.shape[3], memory.conv.shape[1]
     groups, entries = memory.b.shape[2] // size, entries_of(memory)
     given = torch.empty(count, groups, 2 * size + entries + 1, dtype=torch.float32, device=projected.device)
-    soon = early(projected.device)
     _shared_kernel[(groups, count)](
         given, projected, conv_weight, conv_bias, memory.conv, memory.b,
         rows.position, rows.position0, rows.sample, rows.running,
         layer, projected.stride(0), conv_weight.stride(1), conv_weight.stride(0),
-        memory.x.shape[2], size, groups, memory.length, width, entries, silu, soon, num_warps=2, launch_pdl=soon,
+        memory.x.shape[2], size, groups, memory.length, width, entries, silu, num_warps=2,
     )  # fmt: skip
     return given
 

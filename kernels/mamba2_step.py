@@ -28,7 +28,6 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-from .early import early, wait_for_previous
 from .mamba2_conv import convolved, exact_dot, newest, past, pieces, softplus
 from .mamba2_launch import SHARING_HEADS, Launch, launch_for
 from .mamba2_ring import Memory, Rows, by_head
@@ -120,7 +119,6 @@ def _step_kernel(
     H: tl.constexpr, P: tl.constexpr, N: tl.constexpr, X: tl.constexpr, B: tl.constexpr, G: tl.constexpr,
     K: tl.constexpr, W: tl.constexpr, CLAMP: tl.constexpr,
     DIMS: tl.constexpr, COLUMNS: tl.constexpr, ENTRIES: tl.constexpr, THREE: tl.constexpr, AGAIN: tl.constexpr,
-    EARLY: tl.constexpr,
 ):  # fmt: skip
     """DIMS of a head's P rows of [P, N], of one slot; H heads, X heads of x, B groups of B, G groups of C.
 
@@ -129,7 +127,6 @@ def _step_kernel(
     a compiler moves no load over a store. A row that does not run goes along, which costs less than a third wait
     would cost the others, and writes zeros alone.
     """
-    wait_for_previous(EARLY)
     INNER: tl.constexpr = H * P
     C: tl.constexpr = X * P + B * N + G * N
     PARTS: tl.constexpr = (P + DIMS - 1) // DIMS
@@ -370,7 +367,7 @@ def _launched(
     launch = launch or launch_for(memory, count)
     if out is None:
         out = projected.new_empty(count, heads * dim)
-    given, soon = None, early(out.device)
+    given = None
     if b_groups == c_groups and heads // c_groups >= SHARING_HEADS:
         given = shared_part(
             projected, mixer.conv_weight, mixer.conv_bias, memory, rows, mixer.layer, mixer.a_log is not None
@@ -385,6 +382,6 @@ def _launched(
         launch.dims, launch.columns, entries_of(memory),
         # Triton's interpreter multiplies bf16 as if its bits were integers (3.6 and 3.7).
         projected.dtype == torch.bfloat16 and projected.is_cuda,
-        launch.again, soon, num_warps=launch.warps, maxnreg=launch.registers, launch_pdl=soon,
+        launch.again, num_warps=launch.warps, maxnreg=launch.registers,
     )  # fmt: skip
     return out

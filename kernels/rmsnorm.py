@@ -15,8 +15,6 @@ import torch
 import triton
 import triton.language as tl
 
-from .early import early, wait_for_previous
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Unscaled:
@@ -55,9 +53,8 @@ def rmsnorm(
 @triton.jit
 def _rmsnorm_kernel(
     y, x, residual, weight, squares, eps, inner, inner_eps, y_stride, x_stride, residual_stride, width, parts,
-    block: tl.constexpr, add: tl.constexpr, part_block: tl.constexpr, EARLY: tl.constexpr,
+    block: tl.constexpr, add: tl.constexpr, part_block: tl.constexpr,
 ):  # fmt: skip
-    wait_for_previous(EARLY)
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, block)
     inside = column < width
@@ -128,8 +125,6 @@ def rmsnorm_triton(
         block=triton.next_power_of_2(width),
         add=residual is not None,
         part_block=triton.next_power_of_2(parts),
-        EARLY=early(x.device),
         num_warps=warps or warps_for(width),
-        launch_pdl=early(x.device),
     )
     return y

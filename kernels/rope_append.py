@@ -18,7 +18,6 @@ import triton
 import triton.language as tl
 
 from .attention_plan import PAGE_TOKENS
-from .early import early, wait_for_previous
 from .rope import rotate
 
 _PAGE = tl.constexpr(PAGE_TOKENS)
@@ -62,12 +61,11 @@ def _rope_append(
     heads = qkv.shape[1] // dim - 2 * kv_heads
     assert qkv.stride(1) == 1 and table.stride(1) == 1 and cos.stride() == sin.stride() and cos.stride(1) == 1
     assert all(t.is_contiguous() and t.shape[1:] == (kv_heads, PAGE_TOKENS, dim) for t in (k, v))
-    soon = early(qkv.device)
     _append[(rows, triton.cdiv(heads + 2 * kv_heads, launch.width))](
         qkv, cos, sin, k, v, table, generated, running, prompt_tokens,
         qkv.stride(0), table.stride(0), table.shape[1], cos.stride(0), cos.shape[0],
         heads=heads, kv_heads=kv_heads, dim=dim, half=triton.next_power_of_2(dim // 2), width=launch.width,
-        EARLY=soon, num_warps=launch.warps, launch_pdl=soon,
+        num_warps=launch.warps,
     )  # fmt: skip
     return qkv[:, : heads * dim].view(rows, heads, dim)
 
@@ -77,9 +75,7 @@ def _append(
     qkv, cos, sin, k, v, table, generated, running, prompt_tokens,
     qkv_stride, table_stride, own_pages, rope_stride, context,
     heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr, half: tl.constexpr, width: tl.constexpr,
-    EARLY: tl.constexpr,
 ):  # fmt: skip
-    wait_for_previous(EARLY)
     row = tl.program_id(0)
     h = tl.program_id(1) * width + tl.arange(0, width)
     d = tl.arange(0, half)

@@ -14,7 +14,6 @@ import torch
 import triton
 import triton.language as tl
 
-from .early import early, wait_for_previous
 from .random_words import philox_words, row_words, seed_words
 from .sample import GROUP, Partials, best_piece, draw_triton, sample, token_of
 from .sample_filter import filter_triton
@@ -140,9 +139,7 @@ def _finish_kernel(
     group: tl.constexpr,
     greedy: tl.constexpr,
     filtering: tl.constexpr,
-    EARLY: tl.constexpr,
 ):
-    wait_for_previous(EARLY)
     row = tl.program_id(0)
     at = tl.load(generated + row)
     tl.store(position + row, at)
@@ -234,8 +231,6 @@ def finish_triton(
         group=GROUP,
         greedy=sampling.temperature == 0,
         filtering=filtered is not None,
-        EARLY=early(logits.device),
         num_warps=4,
-        launch_pdl=early(logits.device),
         enable_fp_fusion=False,  # score and noise are rounded one by one, as the twin does
     )

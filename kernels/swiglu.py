@@ -11,8 +11,6 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-from .early import early, wait_for_previous
-
 
 def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
     """[rows, inner] from ``gate_up`` [rows, 2 * inner], the gate first; fp32 inside, or float64 where it is."""
@@ -22,8 +20,7 @@ def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
 
 
 @triton.jit
-def _swiglu_kernel(out, gate_up, out_stride, stride, inner, block: tl.constexpr, EARLY: tl.constexpr):
-    wait_for_previous(EARLY)
+def _swiglu_kernel(out, gate_up, out_stride, stride, inner, block: tl.constexpr):
     # One grid axis, a row's blocks side by side: a prefill may have more rows than a second axis holds.
     blocks = tl.cdiv(inner, block)
     row = (tl.program_id(0) // blocks).to(tl.int64)
@@ -56,8 +53,5 @@ def swiglu_triton(
         )
     block, warps = launch or _LAUNCH[gate_up.element_size()]
     grid = (rows * triton.cdiv(inner, block),)
-    soon = early(y.device)
-    _swiglu_kernel[grid](
-        y, gate_up, y.stride(0), gate_up.stride(0), inner, block, soon, num_warps=warps, launch_pdl=soon
-    )
+    _swiglu_kernel[grid](y, gate_up, y.stride(0), gate_up.stride(0), inner, block=block, num_warps=warps)
     return y

@@ -152,7 +152,7 @@ class FusedDecoder:
 def _turn(weight: torch.nn.Parameter) -> None:
     """Store a weight [outputs, inputs] along its outputs, its values and shape as they are.
 
-    cuBLAS is up to 5 % faster with the wide products of an MLP so, and slower with the others
+    cuBLAS is up to 5 % faster with the wide product of an MLP so, and no faster with the others
     (results/h100/products.csv).
     """
     weight.data = weight.data.t().contiguous().t()

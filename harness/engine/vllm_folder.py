@@ -161,6 +161,8 @@ def _llama(config: DecoderConfig, attention: AttentionConfig) -> dict[str, Any]:
 
 
 def _mamba2(config: DecoderConfig, mamba: MambaConfig) -> dict[str, Any]:
+    # Whole wherever it can be: transformers' Mamba2Config takes no other number.
+    expand = mamba.inner / config.width
     return {
         "model_type": "mamba2",
         "architectures": ["Mamba2ForCausalLM"],
@@ -170,7 +172,7 @@ def _mamba2(config: DecoderConfig, mamba: MambaConfig) -> dict[str, Any]:
         "n_groups": mamba.groups,
         "conv_kernel": mamba.conv,
         "chunk_size": mamba.chunk,
-        "expand": mamba.inner / config.width,
+        "expand": int(expand) if expand.is_integer() else expand,
         "hidden_act": "silu",
         "use_bias": False,
         "use_conv_bias": True,

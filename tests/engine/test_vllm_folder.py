@@ -59,7 +59,10 @@ def test_what_is_written_is_read_as_the_same_model(config: DecoderConfig, dtype:
     for name, parameter in back.named_parameters():
         assert torch.equal(parameter, expected.pop(name)), name
     assert not expected
-    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["dtype"] == str(dtype).removeprefix("torch.")
+    # transformers' Mamba2Config refuses 2.0.
+    assert type(written.get("expand", 2)) is int
 
 
 def test_a_folder_that_vllm_reads_is_given_as_it_is_and_ours_written_for_a_while() -> None:

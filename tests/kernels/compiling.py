@@ -69,9 +69,7 @@ def job(
     capability: int,
     **options: int,
 ) -> dict[str, object]:
-    """One entry of ``compile_all``; arguments as for ``compile_for``. On sm_90 as for an early launch."""
-    if "EARLY" in kernel.arg_names:
-        constexprs = constexprs | {"EARLY": capability >= 90}
+    """One entry of ``compile_all``; arguments as for ``compile_for``."""
     return {
         "module": kernel.fn.__module__,
         "name": kernel.fn.__name__,

@@ -325,7 +325,7 @@ class Recorder:
         self.kernel, self.jobs = kernel, jobs
 
     def __getitem__(self, grid):
-        def launch(*args, num_warps, launch_pdl, **constexprs):
+        def launch(*args, num_warps, **constexprs):
             signature = dict(zip(self.kernel.arg_names, map(triton_type, args), strict=False))
             constexprs |= {name: None for name, kind in signature.items() if kind is None}
             if "widen" in constexprs:
