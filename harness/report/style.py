@@ -51,8 +51,10 @@ def looks(run: RunData) -> dict[str, Look]:
 
 
 def look(place: int) -> Look:
-    """The look of the ``place``-th of several things; after six they repeat."""
-    return Look(*_LOOKS[place % len(_LOOKS)])
+    """The look of the ``place``-th of several things; after six, colours come again with other markers, 36 in all."""
+    again, index = divmod(place, len(_LOOKS))
+    color, line, _, hatch = _LOOKS[index]
+    return Look(color, line, _LOOKS[(index + again) % len(_LOOKS)][2], hatch)
 
 
 def caption(run: RunData, numbers: Numbers, extra: str = "") -> str:

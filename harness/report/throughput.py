@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from rich import box
 from rich.table import Table
 
@@ -231,8 +231,11 @@ def throughput_plot(rows: Sequence[Row]) -> Figure:
                     f"{value:,}", (x[-1], line[-1].tokens_per_s), xytext=(7, 0), textcoords="offset points",
                     va="center", fontsize=9, color=look.color,
                 )  # fmt: skip
+                # A rival's algorithm has a limit of its own, which would only cover up the model's.
                 limits = [
-                    (a, r.tokens_per_s / r.roofline_share) for a, r in zip(x, line, strict=True) if r.roofline_share
+                    (a, r.tokens_per_s / r.roofline_share)
+                    for a, r in zip(x, line, strict=True)
+                    if r.roofline_share and r.engine in ("native", "eager")
                 ]
                 ax.plot(
                     [a for a, _ in limits], [rate for _, rate in limits], "--", color=look.color, linewidth=0.9,
@@ -243,6 +246,8 @@ def throughput_plot(rows: Sequence[Row]) -> Figure:
         ticks = sorted({getattr(r, along) for r in rows})
         ax.set_xticks(ticks, [f"{t:,}" for t in ticks])
         ax.xaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.yaxis.set_minor_locator(NullLocator())
         ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
         ax.set_xlabel({"batch": "batch (rows)", "new_tokens": "new tokens"}[along])
     axes[0].set_ylabel("tokens/s")

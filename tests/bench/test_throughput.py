@@ -232,6 +232,10 @@ def test_plot_draws_each_line_and_its_roofline() -> None:
     figure = throughput_plot(rows)
     for ax in figure.axes:
         assert len(ax.lines) == 2 * 2 * 2
+    rivals = [dataclasses.replace(row(chr(97 + i), 2, 8), engine="vllm") for i in range(8)]
+    for ax in throughput_plot(rivals).axes:
+        drawn = [line for line in ax.lines if len(line.get_xdata())]
+        assert len({(line.get_color(), line.get_marker()) for line in drawn}) == len(drawn) == 8
     with pytest.raises(InputError, match="no throughput rows"):
         throughput_plot([])
 
