@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import triton
 
 from harness.kernels import attention_decode as op
 from harness.kernels.attention import paged_attention
@@ -34,6 +35,7 @@ from harness.models.state import StatePlan
 
 from .compiling import compile_all, job
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 NAN = float("nan")
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 1.5e-3, torch.bfloat16: 1e-2}
 DOT, LANES = Launch(1, 64, 4, 2, True), Launch(1, 16, 4, 2, False)
@@ -49,15 +51,15 @@ class Case:
         self.prompt_of, self.rows, self.dtype = np.asarray(prompt_of), len(prompt_of), dtype
         self.shape = (self.rows, kv_heads * repeat, dim)
         self.kv_heads = kv_heads
-        self.generated = torch.tensor(generated)
-        self.running = torch.tensor([True] * self.rows if running is None else running)
+        self.generated = torch.tensor(generated, device=DEVICE)
+        self.running = torch.tensor([True] * self.rows if running is None else running, device=DEVICE)
         self.q = self.random(*self.shape)
         self.own = [self.random(2, n + 1, kv_heads, dim) for n in generated]
         self.shared = [self.random(2, n, kv_heads, dim) for n in prompts]
         slot_pages = max(generated) // PAGE_TOKENS + 1
         count = self.rows * slot_pages + 1
         self.k, self.v = self.pools(count)
-        self.table = torch.full((self.rows, slot_pages), count - 1)
+        self.table = torch.full((self.rows, slot_pages), count - 1, device=DEVICE)
         free = iter(self.rng.permutation(count - 1))
         for row, tokens in enumerate(self.own):
             for place in range(-(-tokens.shape[1] // PAGE_TOKENS)):
@@ -73,13 +75,14 @@ class Case:
                 self.fill(pools, int(first[prompt]) + place, tokens[:, place * PAGE_TOKENS :])
         lengths = np.where(self.prompt_of < 0, 0, tokens_of[self.prompt_of])
         pages = np.where(self.prompt_of < 0, 0, first[self.prompt_of])
-        self.prompts = op.Prompts(*pools, torch.tensor(pages).int(), torch.tensor(lengths).int())
+        self.prompts = op.Prompts(*pools, *(torch.tensor(t, device=DEVICE).int() for t in (pages, lengths)))
 
     def random(self, *shape):
-        return torch.tensor(self.rng.standard_normal(shape)).to(self.dtype)
+        return torch.tensor(self.rng.standard_normal(shape)).to(DEVICE, self.dtype)
 
     def pools(self, count):
-        return torch.full((2, count, self.kv_heads, PAGE_TOKENS, self.shape[2]), NAN, dtype=self.dtype).unbind()
+        shape = (2, count, self.kv_heads, PAGE_TOKENS, self.shape[2])
+        return torch.full(shape, NAN, dtype=self.dtype, device=DEVICE).unbind()
 
     def fill(self, pools, page, tokens):
         held = tokens[:, :PAGE_TOKENS].transpose(1, 2)
@@ -90,7 +93,7 @@ class Case:
         """Put the rows into tiles, with ``spare`` empty ones behind them."""
         tiles = tile_count(self.rows, len(self.prompt_tokens), members) + spare
         arrays = prompt_tiles(self.prompt_of, self.prompt_page, self.prompt_tokens, members, tiles)
-        rows, page, tokens = (torch.from_numpy(t) for t in arrays)
+        rows, page, tokens = (torch.tensor(t, device=DEVICE) for t in arrays)
         rows[tokens == 0] = 0  # what a tile held before it fell empty must not count
         self.prompts = dataclasses.replace(self.prompts, tile_rows=rows, tile_page=page, tile_tokens=tokens)
         return self
@@ -99,10 +102,10 @@ class Case:
         return self.q, self.k, self.v, self.table, self.generated, self.running, self.prompts
 
     def run(self, own, tiles=None):
-        p = plan_with(own, tiles, self.shape, torch.device("cpu"))
+        p = plan_with(own, tiles, self.shape, DEVICE)
         for poisoned in (p.value, p.top, p.total):
             poisoned.fill_(NAN)
-        out = torch.full((self.rows, self.shape[1] * self.shape[2]), NAN, dtype=self.dtype)
+        out = torch.full((self.rows, self.shape[1] * self.shape[2]), NAN, dtype=self.dtype, device=DEVICE)
         assert op.attention_decode(*self.arguments(), p, out) is out
         return out
 
@@ -182,14 +185,14 @@ def test_shapes_and_dtypes_with_planned_launches(kv_heads, repeat, dim, dtype, t
     if tiled:
         case.tiled(16 // repeat)
     tiles = case.prompts.tile_rows.shape[0] if tiled else 0
-    p = plan(3, case.shape[1], kv_heads, dim, dtype, 192, torch.device("cpu"), tiles, prompt_context=70)
+    p = plan(3, case.shape[1], kv_heads, dim, dtype, 192, DEVICE, tiles, prompt_context=70)
     case.check(case.run(p.own, p.tiles))
 
 
 def test_int32_tables_queries_in_a_wider_row_and_slots_behind_the_rows():
     case = Case(**BORDERS)
     expected = case.run(DOT)
-    wide = torch.full((5, 6, 32), NAN)
+    wide = torch.full((5, 6, 32), NAN, device=DEVICE)
     wide[:, :4] = case.q
     case.q = wide[:, :4]
     case.table, case.generated = (torch.cat((t, t[:2])).int() for t in (case.table, case.generated))
@@ -217,7 +220,7 @@ def test_rows_in_other_slots_and_tiles_are_bitwise_equal(own, tiles):
     if tiles:
         case.tiled(3)
         moved.tiled(3)
-        assert sorted(case.prompts.tile_rows[0].tolist()) != sorted(order[moved.prompts.tile_rows[0].long()].tolist())
+        assert sorted(case.prompts.tile_rows[0].tolist()) != sorted(order[moved.prompts.tile_rows[0].tolist()].tolist())
     assert torch.equal(moved.run(own, tiles), case.run(own, tiles)[order])
 
 
@@ -260,31 +263,33 @@ def test_equals_the_eager_engine_on_its_own_state():
     attention = AttentionConfig(heads=4, kv_heads=2, head_dim=32)
     config = DecoderConfig(8, 64, ("attention",), mlp=8, context=256, eos=(0,), attention=attention)
     lengths, prompt_of, generated = (70, 64), [0, 1, -1, 0], np.array([63, 64, 0, 5])
-    state = DecodeState(config, StatePlan(4, 128, lengths), torch.float32, torch.float32, torch.device("cpu"))
+    state = DecodeState(config, StatePlan(4, 128, lengths), torch.float32, torch.float32, DEVICE)
     g = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(shape, generator=g).to(DEVICE)
+
     layer = state.layers[0]
-    pages = pack_prompts([[0] * n for n in lengths], (0, 1), state.plan, config, torch.device("cpu")).pages
-    layer.write_prompts(pages, *torch.randn(2, sum(lengths), 2, 32, generator=g))
-    live = [0, 1, 3]
+    pages = pack_prompts([[0] * n for n in lengths], (0, 1), state.plan, config, DEVICE).pages
+    layer.write_prompts(pages, *random(2, sum(lengths), 2, 32))
+    live, running = [0, 1, 3], torch.tensor(prompt_of, device=DEVICE) >= 0
     state.fork([prompt_of[row] for row in live], live)
     for step in range(int(generated.max()) + 1):
-        held = torch.from_numpy(np.minimum(step, generated))
-        state.plan_window(4, held.numpy(), 1)
-        index = state.step_index(held, torch.tensor(prompt_of) >= 0)
-        layer.append(*torch.randn(2, 4, 2, 32, generator=g), index)
-    q = torch.randn(4, 4, 32, generator=g)
+        held = np.minimum(step, generated)
+        state.plan_window(4, held, 1)
+        index = state.step_index(torch.tensor(held, device=DEVICE), running)
+        layer.append(*random(2, 4, 2, 32), index)
+    q = random(4, 4, 32)
     eager = paged_attention(q, layer.pages(index), index.pieces).flatten(1)
     of = np.maximum(prompt_of, 0)
     tokens = np.where(np.array(prompt_of) < 0, 0, np.array(lengths)[of])
-    prompts = op.Prompts(
-        layer.prompt_k, layer.prompt_v,
-        torch.tensor(state.first_prompt_page[of]).int(), torch.tensor(tokens).int(),
-        *map(torch.from_numpy, prompt_tiles(np.array(prompt_of), state.first_prompt_page, np.array(lengths), 2, 4)),
-    )  # fmt: skip
-    table, running = torch.from_numpy(state.table.table), torch.tensor(prompt_of) >= 0
+    tiled = prompt_tiles(np.array(prompt_of), state.first_prompt_page, np.array(lengths), 2, 4)
+    tables = (state.first_prompt_page[of].astype(np.int32), tokens.astype(np.int32), *tiled)
+    prompts = op.Prompts(layer.prompt_k, layer.prompt_v, *(torch.tensor(t, device=DEVICE) for t in tables))
+    table, own = (torch.tensor(t, device=DEVICE) for t in (state.table.table, generated))
     for tiles in (None, DOT):
-        p = plan_with(with_splits(DOT, 2), tiles, (4, 4, 32), torch.device("cpu"))
-        out = op.attention_decode(q, layer.k, layer.v, table, torch.from_numpy(generated), running, prompts, p)
+        p = plan_with(with_splits(DOT, 2), tiles, (4, 4, 32), DEVICE)
+        out = op.attention_decode(q, layer.k, layer.v, table, own, running, prompts, p)
         torch.testing.assert_close(out[live], eager[live], rtol=1e-5, atol=1e-6)
 
 
@@ -355,7 +360,7 @@ def test_compiles_with_every_stage_in_flight(monkeypatch):
     ]:
         case = Case([0], [3], [2], kv_heads=1, repeat=repeat, dim=dim, dtype=dtype)
         tiles = case.tiled(members).prompts.tile_rows.shape[0] if members else 0
-        p = plan(1, repeat, 1, dim, dtype, 4096, torch.device("cpu"), tiles, prompt_context=512)
+        p = plan(1, repeat, 1, dim, dtype, 4096, DEVICE, tiles, prompt_context=512)
         op.attention_decode(*case.arguments(), p)
     for launched, compiled in zip(jobs, compile_all(jobs), strict=True):
         if launched["name"] == "_attend":
@@ -365,6 +370,14 @@ def test_compiles_with_every_stage_in_flight(monkeypatch):
             assert compiled["shared"] >= 2 * (c["stages"] - 1) * c["block"] * c["dim"] * element
 
 
+def version(package):
+    return tuple(map(int, package.__version__.split(".")[:2]))
+
+
+@pytest.mark.skipif(
+    version(triton) < (3, 7) and version(np) >= (2, 4),
+    reason="the interpreter of Triton before 3.7 breaks with NumPy 2.4 (constraints/cuda.txt)",
+)
 def test_device_script_runs_dry(tmp_path):
     script = Path(__file__).parents[2] / "results" / "h100" / "attention_kernels.py"
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -11,6 +11,7 @@ from harness.kernels.rope import frequencies, rotate, tables
 
 from .compiling import compile_all, job
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CONTEXT = 300
 TOLERANCE = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 6e-3}
 
@@ -21,13 +22,15 @@ class Case:
     def __init__(self, heads=4, kv_heads=2, dim=32, dtype=torch.float32, index=torch.int64, rope=torch.float32):
         g = torch.Generator().manual_seed(dim + heads)
         self.heads, self.kv_heads, self.dim = heads, kv_heads, dim
-        self.generated = torch.tensor([0, 63, 64, 130, 7], dtype=index)
-        self.running = torch.tensor([True, True, False, True, True])
-        self.prompt_tokens = torch.tensor([5, 0, 17, 169, 1], dtype=torch.int32)
-        self.table = torch.arange(14, -1, -1).view(5, 3).to(index)
-        self.qkv = torch.randn(4, (heads + 2 * kv_heads) * dim, generator=g, dtype=torch.float64).to(dtype)
-        self.cos, self.sin = tables(frequencies(dim, 10000.0), CONTEXT, rope)
-        self.k, self.v = torch.full((2, 15, kv_heads, PAGE_TOKENS, dim), float("nan"), dtype=dtype).unbind()
+        self.generated = torch.tensor([0, 63, 64, 130, 7], dtype=index, device=DEVICE)
+        self.running = torch.tensor([True, True, False, True, True], device=DEVICE)
+        self.prompt_tokens = torch.tensor([5, 0, 17, 169, 1], dtype=torch.int32, device=DEVICE)
+        self.table = torch.arange(14, -1, -1).view(5, 3).to(DEVICE, index)
+        qkv = torch.randn(4, (heads + 2 * kv_heads) * dim, generator=g, dtype=torch.float64)
+        self.qkv = qkv.to(DEVICE, dtype)
+        self.cos, self.sin = (t.to(DEVICE) for t in tables(frequencies(dim, 10000.0), CONTEXT, rope))
+        pools = torch.full((2, 15, kv_heads, PAGE_TOKENS, dim), float("nan"), dtype=dtype, device=DEVICE)
+        self.k, self.v = pools.unbind()
 
     def arguments(self, wide=None):
         tensors = (self.qkv, self.cos, self.sin, self.k, self.v)
