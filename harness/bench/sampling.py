@@ -91,6 +91,7 @@ def _manifest(settings: Settings, prints: list[Fingerprint]) -> dict[str, Any]:
         "look_every": look_every(settings.engine),
         "clock_source": "fake" if settings.fake_clock else "real",
         **({"request_seeds": settings.request_seeds, "vllm": {}} if settings.engine == "vllm" else {}),
+        **({} if settings.fixed_rows is None else {"fixed_rows": settings.fixed_rows}),
         "teachers": [],
         "batch": {},
         "calibration": {},

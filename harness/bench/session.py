@@ -76,7 +76,12 @@ class Session:
 
     def batch(self, wanted: int | str, jobs: int) -> int:
         """The number of slots: as asked, or all that memory holds (no more than there are jobs)."""
-        new_tokens = self.settings.budget.max_new_tokens
+        new_tokens, rows = self.settings.budget.max_new_tokens, self.settings.fixed_rows
+        if rows is not None:
+            fits = largest_batch(self.model.decoder, self.prompt_tokens, new_tokens, *self._engine)
+            if rows > fits:
+                raise InputError(f"--fixed-rows {rows}: memory holds {fits} of {new_tokens} tokens; use at most {fits}")
+            return min(jobs, wanted if isinstance(wanted, int) else rows)
         if isinstance(wanted, int):
             check_batch(self.model.decoder, self.prompt_tokens, new_tokens, wanted, *self._engine)
             return min(wanted, jobs)
@@ -117,6 +122,7 @@ class Session:
         return make_backend(
             self.settings.engine, self.model, budget, [p.tokens for p in self.prompts],
             [p.problem.id for p in self.prompts], batch, state_dtype=self.settings.state_dtype,
+            fixed_rows=self.settings.fixed_rows,
         )  # fmt: skip
 
     def _begin_round(self, backend: Backend) -> None:

@@ -20,7 +20,8 @@ class Settings:
     """``models`` in the order they are sampled; the first all-attention one is the baseline of comparisons.
 
     ``task_source`` is the name or path that the task was loaded by. ``state_dtype`` is that of SSM states (float64 in a
-    float64 model). ``request_seeds`` gives each request to vLLM a seed of its own.
+    float64 model). ``request_seeds`` gives each request to vLLM a seed of its own. ``fixed_rows``: rows that every step
+    of the native engine runs, whatever the batch, so that the batch changes no bit of a chain.
     """
 
     models: tuple[str, ...]
@@ -34,6 +35,7 @@ class Settings:
     state_dtype: torch.dtype = torch.float32
     prompt_style: str = DEFAULT_STYLE
     request_seeds: bool = False
+    fixed_rows: int | None = None
 
     def __post_init__(self) -> None:
         check_engine(self.engine, self.device, self.dtype, self.state_dtype)
@@ -46,8 +48,21 @@ class Settings:
             raise InputError(f"--request-seeds: is for --engine vllm, not {self.engine}; leave it out")
         if self.request_seeds and len(self.models) > 1:
             raise InputError("--request-seeds: slows vLLM's sampler, so nothing is compared with it; give one --model")
+        if self.fixed_rows is not None:
+            self._check_fixed_rows(self.fixed_rows)
         if not self.problems:
             raise InputError(f"budget.limit = {self.budget.limit}: calibration takes all of these; allow 2 at least")
+
+    def _check_fixed_rows(self, rows: int) -> None:
+        if rows < 1:
+            raise InputError(f"--fixed-rows {rows}: must be at least 1")
+        if self.engine != "native":
+            raise InputError(f"--fixed-rows: is for --engine native, not {self.engine}; leave it out")
+        batch = self.budget.batch
+        if isinstance(batch, int) and batch > rows:
+            raise InputError(f"--fixed-rows {rows}: budget.batch = {batch} is more; give {batch} rows, or batch max")
+        if batch == "calibrated":
+            raise InputError(f"--fixed-rows {rows}: leaves no batch to calibrate; give budget.batch a number or max")
 
     @property
     def problems(self) -> tuple[Problem, ...]:

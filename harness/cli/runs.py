@@ -40,6 +40,7 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--state-dtype", default="float32", show_default=True, help="Of SSM states: float32, float16, bfloat16."
             ),
+            click.option("--fixed-rows", type=int, help="Rows of every native step: the batch then changes no bit."),
             click.option("--clock", "clock_source", type=click.Choice(["real", "fake"]), default="real", hidden=True),
         ]
     ):
@@ -78,6 +79,7 @@ def _sample(console: Console, **given: Any) -> Any:
         state_dtype=choose_state_dtype(given["state_dtype"]),
         prompt_style=given["prompt_style"],
         request_seeds=given["request_seeds"],
+        fixed_rows=given["fixed_rows"],
     )
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     if given["resume"] and not given["run_name"]:

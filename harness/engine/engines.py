@@ -72,10 +72,11 @@ def make_backend(
     slots: int,
     ignore_eos: bool = False,
     state_dtype: torch.dtype = torch.float32,
+    fixed_rows: int | None = None,
 ) -> AnyBackend:
-    """A backend of that engine; see ``EagerBackend`` for the arguments."""
+    """A backend of that engine; see ``EagerBackend`` and ``GraphBackend`` for the arguments."""
     if engine == "eager":
         return EagerBackend(model, budget, prompts, ids, slots, ignore_eos)
     from harness.engine.graph import GraphBackend
 
-    return GraphBackend(model, budget, prompts, ids, slots, ignore_eos, state_dtype)
+    return GraphBackend(model, budget, prompts, ids, slots, ignore_eos, state_dtype, fixed_rows)

@@ -149,7 +149,7 @@ class FusedDecoder:
         return run
 
 
-def _turn(weight: torch.nn.Parameter) -> None:
+def _turn(weight: torch.Tensor) -> None:
     """Store a weight [outputs, inputs] along its outputs, its values and shape as they are.
 
     cuBLAS is up to 5 % faster with the wide product of an MLP so, and no faster with the others

@@ -37,10 +37,12 @@ class GraphBackend:
     """``harness.engine.backend.Backend`` over fused kernels; arguments as those of ``EagerBackend``.
 
     ``state_dtype`` of the SSM states: fp32, or fp16 or bf16 rounded at each commit (``kernels.mamba2_ring``).
+    ``fixed_rows``, at least ``slots``: every step runs so many rows, each prompt is prefilled alone and no row reads
+    its prompt with another. All that rounds then sees the same shapes, so a chain's bits are the same at any batch up
+    to it and in any slot; what fewer rows or shared prompts would save is lost.
     """
 
     depth = 2
-    pass_tokens = PASS_TOKENS
 
     def __init__(
         self,
@@ -51,25 +53,29 @@ class GraphBackend:
         slots: int,
         ignore_eos: bool = False,
         state_dtype: torch.dtype = torch.float32,
+        fixed_rows: int | None = None,
     ) -> None:
         self.model, self.budget, self.prompts, self.slots = model, budget, prompts, slots
+        assert fixed_rows is None or slots <= fixed_rows, "a batch of at most the fixed rows"
+        self.pass_tokens = PASS_TOKENS if fixed_rows is None else 1
+        places = slots if fixed_rows is None else fixed_rows
         decoder = model.decoder
         self.device, dtype = decoder.device, decoder.embedding.weight.dtype
-        self.draw = sample_rows(slots, MOST_STEPS, [] if ignore_eos else list(model.codec.eos), self.device)
-        plan = StatePlan(slots, budget.max_new_tokens, tuple(map(len, prompts)))
-        cascade = budget.samples_per_problem > 1
+        self.draw = sample_rows(places, MOST_STEPS, [] if ignore_eos else list(model.codec.eos), self.device)
+        plan = StatePlan(places, budget.max_new_tokens, tuple(map(len, prompts)))
+        cascade = budget.samples_per_problem > 1 and fixed_rows is None
         self.state = DeviceState(decoder.config, plan, self.draw, dtype, state_dtype, self.device, cascade)
         self.fused = FusedDecoder(decoder, self.state)
         self.sampling = Sampling(budget.seed, budget.temperature, budget.top_k, budget.top_p, budget.max_new_tokens)
         vocab = decoder.config.vocab_size
         self.prompt_logits = torch.zeros(len(prompts), vocab, dtype=dtype, device=self.device)
-        self.logits = torch.zeros(slots, vocab, dtype=dtype, device=self.device)
+        self.logits = torch.zeros(places, vocab, dtype=dtype, device=self.device)
         hashes = np.array([problem_hash(i) for i in ids], dtype=np.uint64).view(np.int64)
         self.prompt_hash = torch.as_tensor(hashes, device=self.device)
-        self.reserved = np.zeros(slots, dtype=np.int64)  # tokens a slot may hold once all queued windows are done
+        self.reserved = np.zeros(places, dtype=np.int64)  # tokens a slot may hold once all queued windows are done
         self.released: list[int] = []
         self.busy_s: float | None = 0.0 if self.device.type == "cuda" else None  # of the device, in windows
-        self.buckets = buckets(slots)
+        self.buckets = buckets(slots) if fixed_rows is None else [fixed_rows]
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._capture()
 

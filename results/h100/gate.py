@@ -5,8 +5,9 @@
     python results/h100/gate.py --small                             (shrunk shapes, no evidence; without a GPU too)
 
 First each model draws the same chains (problem, sample, 256 tokens, temperature 0.8) at several batch sizes: same
-weights, same counters, so where two differ, only rounding did it. Then chains of the largest batch are forced
-through each engine's own step, and logits are compared with whole forwards of the plain decoder over the same tokens:
+weights, same counters, so where two differ, only rounding did it; with ``fixed_rows`` none may. Then chains of the
+largest batch are forced through each engine's own step, and logits are compared with whole forwards of the plain
+decoder over the same tokens:
 ``error`` (max|a - b| / max|b| of a step, largest over rows; at steps 1, 64, 256 and anywhere) with one in the weights'
 dtype, divergence and equal top tokens with one in fp32. ``kl_plain`` and ``top1_plain`` are what the plain forward in
 the weights' dtype has of them itself. Verdicts: fp32 weights are held to ``deferred_commit.md`` (with fp32 states also
@@ -95,11 +96,15 @@ class Gated:
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """Chains at one batch size against the same chains at the largest; first difference in tokens from 0."""
+    """Chains at one batch size against the same chains at the largest; first difference in tokens from 0.
+
+    ``fixed_rows`` 0: not fixed. ``tokens_per_s`` of decoding; the largest batch has a row for it alone.
+    """
 
     model: str
     weights: str
     state_dtype: str
+    fixed_rows: int
     batch: int
     against: int
     chains: int
@@ -107,6 +112,7 @@ class Drawn:
     differing_share: float
     first_earliest: int | None
     first_median: float | None
+    tokens_per_s: float
 
 
 class Subject:
@@ -129,10 +135,12 @@ class Subject:
     def of(self, weights: str) -> LoadedModel:
         return self.wide if weights == "float32" else self.loaded
 
-    def backend(self, weights: str, engine: str, budget: Budget, slots: int, state: str) -> Any:
+    def backend(
+        self, weights: str, engine: str, budget: Budget, slots: int, state: str, fixed_rows: int | None = None
+    ) -> Any:
         gc.collect()  # the last backend's pools and graphs
         model = self.of(weights)
-        return make_backend(engine, model, budget, self.prompts, self.ids, slots, True, STATE_DTYPES[state])
+        return make_backend(engine, model, budget, self.prompts, self.ids, slots, True, STATE_DTYPES[state], fixed_rows)
 
     def logits(self, weights: str, chain: Chain) -> torch.Tensor:
         """Of a whole forward over prompt and chain, made once for each trajectory and cut to this chain's length."""
@@ -142,43 +150,54 @@ class Subject:
         return self.references[key][: len(chain.tokens) + 1]
 
 
-def draw(subject: Subject, weights: str, batch: int, chains: int) -> np.ndarray:
-    """Tokens [chains, steps] of chain i = sample i // problems of problem i % problems, ``batch`` at a time."""
+def draw(subject: Subject, weights: str, batch: int, chains: int, fixed_rows: int | None) -> tuple[np.ndarray, float]:
+    """Tokens [chains, steps] of chain i = sample i // problems of problem i % problems, ``batch`` at a time, and how
+    many came in a second.
+    """
     problems, steps = subject.scale.problems, subject.scale.steps
     budget = Budget((1.0,), "task", 2, steps, TEMPERATURE, 1.0, 0, SEED, batch)
-    backend = subject.backend(weights, "native", budget, batch, "float32")
+    backend = subject.backend(weights, "native", budget, batch, "float32", fixed_rows)
     backend.prefill(range(problems))
-    tokens = np.empty((chains, steps), dtype=np.int64)
+    tokens, seconds = np.empty((chains, steps), dtype=np.int64), 0.0
     for start in range(0, chains, batch):
         numbers = range(start, min(start + batch, chains))
         slots = range(len(numbers))
         backend.fork([n % problems for n in numbers], [n // problems for n in numbers], slots)
+        synchronize(backend.device)
+        began = time.perf_counter()
         for at in range(0, steps, 32):
             window = backend.window(len(slots), min(32, steps - at))
             tokens[numbers.start : numbers.stop, at : at + 32] = window.tokens.T
+        seconds += time.perf_counter() - began
         for slot in slots:
             backend.release(slot)
-    return tokens
+    return tokens, tokens.size / seconds
 
 
 def draws(subject: Subject, weights: str) -> tuple[np.ndarray, list[Drawn]]:
-    """Tokens at the largest batch, and how the other batches' differ."""
+    """Tokens at the largest batch, and how the other batches' differ, rows fixed and not."""
     sizes = subject.scale.batches
     most = max(sizes)
-    base = draw(subject, weights, most, sizes[most])
-    rows = []
-    for batch, chains in sizes.items():
-        if batch == most:
-            continue
-        differs = draw(subject, weights, batch, chains) != base[:chains]
-        first = differs.argmax(1)[differs.any(1)]
-        rows.append(
-            Drawn(
-                subject.name, weights, "float32", batch, most, chains, subject.scale.steps, len(first) / chains,
-                int(first.min()) if len(first) else None, float(np.median(first)) if len(first) else None,
-            )
-        )  # fmt: skip
-    return base, rows
+    rows, tokens = [], {}
+    for fixed in (None, most):
+        tokens[fixed], rate = draw(subject, weights, most, sizes[most], fixed)
+        for batch, chains in sizes.items():
+            found, own_rate = (tokens[fixed], rate) if batch == most else draw(subject, weights, batch, chains, fixed)
+            differs = found != tokens[fixed][:chains]
+            first = differs.argmax(1)[differs.any(1)]
+            rows.append(
+                Drawn(
+                    subject.name, weights, "float32", fixed or 0, batch, most, chains, subject.scale.steps,
+                    len(first) / chains, int(first.min()) if len(first) else None,
+                    float(np.median(first)) if len(first) else None, own_rate,
+                )
+            )  # fmt: skip
+    return tokens[None], rows
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def cases(tokens: np.ndarray, scale: Scale) -> dict[str, tuple[int, list[Chain]]]:

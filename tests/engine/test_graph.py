@@ -146,6 +146,29 @@ def test_rows_do_not_depend_on_their_slot_or_neighbours(kind: str) -> None:
     assert drawn(together.window(3, 9))[2] == drawn(alone.window(1, 9))[0]
 
 
+def bits_of(kind: str, fixed_rows: int | None, slots: int, slot: int, others: dict[int, tuple[int, int]]) -> bytes:
+    """Sample 2 of prompt 1, forked into ``slot`` three steps behind ``others`` (slot: prompt, sample): its bits."""
+    backend = GraphBackend(model(kind), budget(), PROMPTS, ["a", "b"], slots, fixed_rows=fixed_rows)
+    backend.prefill([0, 1])
+    if others:
+        backend.fork([p for p, _ in others.values()], [n for _, n in others.values()], list(others))
+        backend.window(slots, 3)
+    backend.fork([1], [2], [slot])
+    window = backend.window(slots, 6)
+    count = window.count[slot]
+    assert count > 3 and window.logprobs is not None
+    own = window.tokens[:count, slot].tobytes() + window.logprobs[:count, slot].tobytes()
+    return own + backend.logits[slot].cpu().numpy().tobytes()
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "continuous", "grouped"])
+def test_with_fixed_rows_neither_batch_nor_slot_nor_neighbours_change_a_bit(kind: str) -> None:
+    alone = bits_of(kind, 5, 1, 0, {})
+    assert bits_of(kind, 5, 4, 3, {0: (1, 0), 1: (0, 0), 2: (1, 1)}) == alone
+    assert bits_of(kind, 5, 3, 1, {0: (0, 1)}) == alone
+    assert bits_of(kind, 5, 5, 2, {4: (1, 7), 0: (1, 8)}) == alone
+
+
 def test_pages_grow_past_the_first() -> None:
     plain, graph = both("teacher", slots=1, max_new_tokens=70, samples_per_problem=1)
     tokens = []
