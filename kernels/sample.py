@@ -3,8 +3,8 @@
 In two maxima, as exact as one over the vocabulary and without noise for every entry: of groups of
 ``GROUP`` entries, argmax_g(log sum_{v in g} exp(logits_v / T) + gumbel_g), then of that group's entries,
 argmax_v(logits_v / T + gumbel_v); the lowest index on ties. Where top-k or top-p drops that token, the
-row is drawn again from what they keep, by noise of its own: P(kept) p_v / P(kept) + P(dropped) p_v / P(kept)
-is again p_v / P(kept). T = 0 is argmax(logits). The noise comes from ``random_words``, so equal logits
+row is drawn again from what they keep, by noise of its own: p_v + P(dropped) p_v / P(kept) = p_v / P(kept),
+as it must be. T = 0 is argmax(logits). The noise comes from ``random_words``, so equal logits
 give equal tokens at any batch size and order. The log probability is that of the token at temperature 1,
 unfiltered. ``sample`` is the twin; the kernel here makes each row's partial results over pieces of the
 vocabulary, ``sample_filter`` draws again, ``sample_step`` ends the step.
