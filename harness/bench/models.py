@@ -71,6 +71,7 @@ def convert_model(name: str, target: Path, dtype: torch.dtype, console: Console)
 
 
 def fetch_model(hub_id: str, revision: str | None, folder: Path, console: Console) -> None:
+    console.print(f"asking the hub for {hub_id} (half a minute where no network answers)", highlight=False)
     files = fetch(hub_id, revision, folder)
     console.print(f"{folder}: {len(files)} files; next: harness models inspect {folder}", highlight=False)
 

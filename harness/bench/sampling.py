@@ -36,12 +36,17 @@ def sample(settings: Settings, folder: RunFolder, resume: bool, console: Console
     if len({p.name for p in prints}) < len(prints):
         raise InputError(f"--model: two are called {prints[0].name!r}; rename a folder")
     with folder.locked():
+        goes_on = folder.manifest_path.is_file()
         manifest, log = _open(settings, folder, resume, prints, console)
         console.print(f"run: {folder.path} (if stopped: the same options with --run and --resume)", highlight=False)
         writer = TrajectoryLog(folder.log_path, time.monotonic)
         try:
             for name, print_ in zip(settings.models, prints, strict=True):
                 _sample_model(settings, name, print_, manifest, folder, log, writer, console)
+        except InputError:
+            if not goes_on:
+                folder.forget()
+            raise
         finally:
             writer.close()
 

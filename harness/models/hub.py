@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from harness.records import InputError
@@ -26,12 +27,19 @@ def fetch(hub_id: str, revision: str | None, folder: Path) -> list[str]:
     raised = [kind for kind in HfHubHTTPError.__mro__ if issubclass(kind, Exception)]
     of_client = [kind for kind in raised if kind.__name__ == "HTTPError"]
     expected: tuple[type[Exception], ...] = (OSError, ValueError, *of_client)
+    # It tells of each of its own retries; the error at their end is enough.
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         names = huggingface_hub.HfApi().list_repo_files(hub_id, revision=revision)
         chosen = _chosen(names)
         huggingface_hub.snapshot_download(hub_id, revision=revision, local_dir=folder, allow_patterns=chosen)
     except expected as error:
-        raise InputError(f"{hub_id}: cannot be fetched ({type(error).__name__}: {error}); {_ONLINE}") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{hub_id}: cannot be fetched ({reason}); {_ONLINE}") from error
+    finally:
+        logger.setLevel(level)
     return chosen
 
 

@@ -34,6 +34,7 @@ class Codec:
     ``token_bytes[id]`` is the text of a token as bytes (empty for special tokens). ``eos`` ends a
     chain; ``bos`` is put before a plain prompt, but beside a chat template only where the tokenizer itself does so.
     ``special`` are texts that the template knows by name (``bos_token``); by default those of bos and the first eos.
+    ``where`` and ``template_where`` name the files in errors.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Codec:
         chat_template: str | None = None,
         where: str = "tokenizer",
         special: Mapping[str, str] | None = None,
+        template_where: str | None = None,
     ) -> None:
         if not isinstance(tokenizer.decoder, decoders.ByteLevel) and "ByteLevel" not in repr(tokenizer.decoder):
             raise InputError(f"{where}: decoder {tokenizer.decoder!r}; only byte-level BPE tokenizers can be used")
@@ -57,7 +59,7 @@ class Codec:
             raise InputError(f"{where}: eos or bos {outside} outside the vocabulary of {vocab_size}; mend config.json")
         self.tokenizer, self.vocab_size = tokenizer, vocab_size
         self.eos, self.bos = tuple(eos), bos
-        self.template = None if chat_template is None else ChatTemplate(chat_template, where)
+        self.template = None if chat_template is None else ChatTemplate(chat_template, template_where or where)
         self.special = self._special_by_id() if special is None else dict(special)
         self.token_bytes = _token_bytes(tokenizer, vocab_size, where)
         self._where = where
@@ -78,7 +80,7 @@ class Codec:
             raise InputError(f"{self._where}: no chat template beside it; copy its chat_template.jinja there")
         ids = self.encode_exactly(self.template.render(messages, add_generation_prompt=True, **self.special))
         if not ids:
-            raise InputError(f"{self._where}: chat template: renders to nothing; mend the model's template")
+            raise InputError(f"{self.template.where}: chat template: renders to nothing; mend the model's template")
         return ids
 
     def encode_exactly(self, text: str) -> list[int]:

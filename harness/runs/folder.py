@@ -62,6 +62,15 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         replace(self.manifest_path, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
+    def forget(self) -> None:
+        """Take back a run whose log is still empty: what it asked for could not be done."""
+        if self.log_path.is_file() and self.log_path.stat().st_size:
+            return
+        for path in (self.log_path, self.manifest_path):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # other files of the user's
+            self.path.rmdir()
+
     def write_verdicts(self, verdicts: Iterable[Verdict]) -> None:
         lines = (json.dumps(dataclasses.asdict(v), ensure_ascii=False) + "\n" for v in verdicts)
         replace(self.verdicts_path, "".join(lines))

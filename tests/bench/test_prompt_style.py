@@ -117,4 +117,5 @@ def test_a_style_or_template_that_changed_cannot_be_resumed_with(work, sample):
 )
 def test_a_template_that_fails_ends_the_run_in_one_line(work, sample, template, words):
     (work / "chatty" / "chat_template.jinja").write_text(template)
-    refused(sample("chatty", "--run=run"), "chatty/tokenizer.json: chat template: ", *words)
+    refused(sample("chatty", "--run=run"), "chatty/chat_template.jinja: chat template: ", *words)
+    assert not (work / "results" / "runs" / "run").exists(), "nothing was sampled"

@@ -44,13 +44,13 @@ def test_what_keeps_it_from_fetching_is_one_line(library, monkeypatch, tmp_path,
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     client = next(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError")
-    error = {"offline": OfflineModeIsEnabled("off"), "client": client("refused"), "name": HFValidationError("bad")}
+    error = {"offline": OfflineModeIsEnabled("off"), "client": client(" refu\nsed"), "name": HFValidationError("bad")}
 
     def fail(*_, **__):
         raise error[raised]
 
     monkeypatch.setattr(library, "HfApi", lambda: types.SimpleNamespace(list_repo_files=fail))
-    with pytest.raises(InputError, match=r"^a/b: cannot be fetched \(\w+: (off|refused|bad)\); check the network"):
+    with pytest.raises(InputError, match=r"^a/b: cannot be fetched \(\w+: (off|refu sed|bad)\); check the network"):
         hub.fetch("a/b", None, tmp_path)
 
 

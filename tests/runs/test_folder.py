@@ -82,3 +82,24 @@ def test_one_process_at_a_time_samples_into_a_folder(tmp_path):
         pass
     with folder.locked():
         pass
+
+
+@pytest.mark.parametrize(("log", "others", "left"), [(None, [], False), ("", [], False), ("", ["mine"], True)])
+def test_a_run_that_sampled_nothing_is_taken_back(tmp_path, log, others, left):
+    run = RunFolder(tmp_path / "run")
+    run.write_manifest({})
+    if log is not None:
+        run.log_path.write_text(log)
+    for name in others:
+        (run.path / name).touch()
+    run.forget()
+    assert run.path.is_dir() == left
+    assert not left or [p.name for p in run.path.iterdir()] == others
+
+
+def test_what_was_sampled_is_never_taken_back(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.write_manifest({})
+    run.log_path.write_text("{}\n")
+    run.forget()
+    assert sorted(p.name for p in run.path.iterdir()) == ["manifest.json", "trajectories.jsonl"]

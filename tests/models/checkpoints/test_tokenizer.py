@@ -78,9 +78,9 @@ def test_the_tokenizers_own_bos_goes_before_a_plain_prompt(folder):
 
 def test_tokenizers_of_another_vocabulary(folder):
     refused(folder, "259 tokens, the model's vocabulary has 258", "take the model's own", vocab_size=258)
-    refused(folder, "259 tokens, the model's vocabulary has 519", vocab_size=519)
-    assert load_hub_codec(folder, config(vocab_size=518)).vocab_size == 518
-    refused(folder, "has no token 300, which is the model's eos", vocab_size=400, eos=(257, 300))
+    refused(folder, "259 tokens, the model's vocabulary has 288", vocab_size=288)
+    assert load_hub_codec(folder, config(vocab_size=287)).vocab_size == 287
+    refused(folder, "has no token 270, which is the model's eos", vocab_size=280, eos=(257, 270))
     write(folder, tokenizer_config={"eos_token": "<|eot_id|>"})
     refused(folder, "has no token '<|eot_id|>', which is eos_token")
 
@@ -94,7 +94,7 @@ def test_tokenizers_of_another_vocabulary(folder):
         ({"tokenizer_config": {"chat_template": 3}}, ["chat_template is int; expected text"]),
         ({"tokenizer_config": {"chat_template": [{"name": "rag", "template": "x"}, {"name": "tools"}]}},
          ["no 'default' among ['rag', 'tools']"]),
-        ({"tokenizer_config": {"chat_template": "{% endfor %}"}}, ["chat template: ", "endfor"]),
+        ({"tokenizer_config": {"chat_template": "{% endfor %}"}}, ["tokenizer_config.json: chat template: ", "endfor"]),
     ],
 )  # fmt: skip
 def test_files_that_say_something_else(folder, files, words):
@@ -107,6 +107,8 @@ def test_the_template_file_goes_before_the_field(folder):
     assert chat_template(folder) == "field"
     (folder / "chat_template.jinja").write_text("file")
     assert chat_template(folder) == "file"
+    (folder / "chat_template.jinja").write_text("{% endfor %}")
+    refused(folder, f"{folder}/chat_template.jinja: chat template: ", "endfor")
     (folder / "chat_template.jinja").write_bytes(b"\xff")
     with pytest.raises(InputError, match=r"chat_template\.jinja: cannot be read"):
         chat_template(folder)
