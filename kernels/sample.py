@@ -24,7 +24,8 @@ import triton.language as tl
 
 from .random_words import entry_words, gumbel, philox_words, second_words, stream_word, vocab_words, word_gumbel
 
-GROUP = 1024  # entries; part of what a seed means
+DRAWS = 2  # version of what a seed means; in 1 one maximum went over all entries
+GROUP = 1024  # entries; part of it
 REDRAW = -(2**31)  # of the second stream, whose first words are the groups' (2^31 as an int32)
 
 

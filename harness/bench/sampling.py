@@ -19,6 +19,7 @@ from harness.bench.vllm_session import open_session
 from harness.engine.clock import Clock
 from harness.engine.engines import look_every
 from harness.engine.sampler import RoundLabel
+from harness.kernels.sample import DRAWS
 from harness.models.resolve import Fingerprint, fingerprint
 from harness.records import Budget, InputError
 from harness.runs.folder import RunFolder
@@ -94,6 +95,7 @@ def _manifest(settings: Settings, prints: list[Fingerprint]) -> dict[str, Any]:
         "dtype": next(name for name, dtype in DTYPES.items() if dtype == settings.dtype),
         "state_dtype": str(state_dtype).removeprefix("torch."),
         "look_every": look_every(settings.engine),
+        "draws": DRAWS,
         "clock_source": "fake" if settings.fake_clock else "real",
         **({"request_seeds": settings.request_seeds, "vllm": {}} if settings.engine == "vllm" else {}),
         **({} if settings.fixed_rows is None else {"fixed_rows": settings.fixed_rows}),

@@ -23,7 +23,7 @@ LIBRARIES = ("torch", "triton", "numpy", "sympy", "latex2sympy2_extended", "toke
 # A resumed run must agree in these; everything below them is compared field by field.
 FIXED = (
     *("task", "budget", "models", "device_type", "engine", "dtype", "state_dtype", "look_every", "clock_source"),
-    *("request_seeds", "fixed_rows"),  # with vLLM alone, and where they are fixed
+    *("draws", "request_seeds", "fixed_rows"),  # the last two with vLLM alone, and where rows are fixed
 )
 
 
