@@ -178,6 +178,11 @@ def _folder(name: str) -> Path:
         return Path(name)
     if (EMBEDDED / name / native.CONFIG).is_file():
         return EMBEDDED / name
+    if Path(name).is_file():
+        raise InputError(
+            f"--model {name!r}: a file; give the folder that holds the model, here {str(Path(name).parent)!r},"
+            " or a .gguf file"
+        )
     raise InputError(f"--model {name!r}: no such model; {nearest(name, known_models())}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +12,20 @@ from harness.records import InputError, nearest
 
 T = TypeVar("T")
 _REQUIRED: Any = object()
+# More than any published model has; past them a config is damaged, and to build it would take all memory.
+MOST_LAYERS, LARGEST = 1000, 1 << 24
+_SHOWN = 80
+
+
+def shown(value: Any) -> str:
+    """A value of a foreign file for an error: printable, in one line, its first ``_SHOWN`` characters."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def printable(name: str) -> str:
+    """A name of a foreign file for an error: as it is unless it could drive a terminal or break the line."""
+    return name if name.isprintable() else shown(name)
 
 
 class Fields:
@@ -29,19 +44,37 @@ class Fields:
             raise InputError(f"{path}: cannot be read ({error}); copy it again") from error
         except json.JSONDecodeError as error:
             raise InputError(f"{path}: not JSON ({error.msg}, line {error.lineno}); copy it again") from error
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits; lists in lists in lists
+            raise InputError(f"{path}: cannot be read ({error}); copy it again") from error
 
     def get(self, name: str, kind: type[T], default: T = _REQUIRED) -> T:
-        """The field's value, which must be of ``kind`` (a whole number will do for a float)."""
+        """The field's value, which must be of ``kind``."""
         value = self.data.get(name)
         if value is None:
             if default is _REQUIRED:
                 raise InputError(f"{self.where}: {name} is missing; this format has it")
             return default
-        if kind is float and type(value) is int:
-            value = float(value)
         if type(value) is not kind:
-            raise InputError(f"{self.where}: {name} = {value!r}; expected {kind.__name__}")
-        return value  # type: ignore[return-value]
+            raise InputError(f"{self.where}: {name} = {shown(value)}; expected {kind.__name__}")
+        return value
+
+    def size(self, name: str, default: int = _REQUIRED, least: int = 1, most: int = LARGEST) -> int:
+        """A whole number from ``least`` to ``most``: how many there are of something, or how wide it is."""
+        value = self.get(name, int, default)
+        if not least <= value <= most:
+            raise InputError(f"{self.where}: {name} = {shown(value)}; expected a whole number from {least} to {most}")
+        return value
+
+    def layers(self, name: str, default: int = _REQUIRED) -> int:
+        return self.size(name, default, most=MOST_LAYERS)
+
+    def positive(self, name: str, default: float = _REQUIRED) -> float:
+        """A finite number above 0, which may be written as a whole one."""
+        value = self.data.get(name)
+        number = float(value) if type(value) is int and abs(value) < 1 << 64 else self.get(name, float, default)
+        if not (math.isfinite(number) and number > 0):
+            raise InputError(f"{self.where}: {name} = {shown(value)}; expected a number above 0")
+        return number
 
     def inside(self, name: str) -> Fields:
         return Fields(self.data.get(name), f"{self.where}: {name}")
@@ -50,27 +83,31 @@ class Fields:
         """InputError unless the field is absent or one of ``allowed``: anything else is not built here."""
         value = self.data.get(name)
         if value is not None and value not in allowed:
-            raise InputError(f"{self.where}: {name} = {value!r}; only {' or '.join(map(repr, allowed))} can be run")
+            raise InputError(
+                f"{self.where}: {name} = {shown(value)}; only {' or '.join(map(repr, allowed))} can be run"
+            )
 
     def known(self, *names: str) -> None:
         """InputError for any field but ``names``: one that this format has not may change the maths."""
         for name in self.data:
             if name not in names:
-                raise InputError(f"{self.where}: {name} = {self.data[name]!r} is not known; {nearest(name, names)}")
+                raise InputError(
+                    f"{self.where}: {printable(name)} = {shown(self.data[name])} is not known; {nearest(name, names)}"
+                )
 
     def tokens(self, name: str) -> tuple[int, ...]:
         """Token ids: one, several, or none."""
         value = self.data.get(name)
         ids = [] if value is None else value if isinstance(value, list) else [value]
-        if not all(type(i) is int for i in ids):
-            raise InputError(f"{self.where}: {name} = {value!r}; expected a token id or a list of them")
+        if not all(type(i) is int and 0 <= i < LARGEST for i in ids):
+            raise InputError(f"{self.where}: {name} = {shown(value)}; expected a token id or a list of them")
         return tuple(ids)
 
     def rope(self) -> tuple[float, RopeScaling]:
         """theta and scaling, from ``rope_theta`` and ``rope_scaling`` or, in newer files, ``rope_parameters``."""
         newer = self.data.get("rope_parameters")
         own = Fields(newer, f"{self.where}: rope_parameters") if newer is not None else self
-        theta = own.get("rope_theta", float, 10000.0)
+        theta = own.positive("rope_theta", 10000.0)
         scaling = own if newer is not None else self.inside("rope_scaling") if self.data.get("rope_scaling") else None
         if scaling is None:
             return theta, RopeScaling()
@@ -79,12 +116,15 @@ class Fields:
         if kind == "default":
             return theta, RopeScaling()
         if kind != "llama3":
-            raise InputError(f"{scaling.where}: rope_type = {kind!r}; only 'default' or 'llama3' can be run")
+            raise InputError(f"{scaling.where}: rope_type = {shown(kind)}; only 'default' or 'llama3' can be run")
+        low, high = scaling.positive("low_freq_factor"), scaling.positive("high_freq_factor")
+        if low >= high:
+            raise InputError(f"{scaling.where}: low_freq_factor = {low}; must be less than high_freq_factor = {high}")
         return theta, RopeScaling(
-            factor=scaling.get("factor", float),
-            low_freq_factor=scaling.get("low_freq_factor", float),
-            high_freq_factor=scaling.get("high_freq_factor", float),
-            original_context=scaling.get("original_max_position_embeddings", int),
+            factor=scaling.positive("factor"),
+            low_freq_factor=low,
+            high_freq_factor=high,
+            original_context=scaling.size("original_max_position_embeddings"),
         )
 
 

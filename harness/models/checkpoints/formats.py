@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 
 from harness.models.checkpoints import hf_llama, hf_mamba2, llamba, mamba_in_llama, mamba_ssm, native
-from harness.models.checkpoints.fields import Fields
+from harness.models.checkpoints.fields import Fields, shown
 from harness.models.checkpoints.mapping import Plan, check, fill
 from harness.models.checkpoints.source import TensorSource, open_source
 from harness.models.config import DecoderConfig
@@ -45,22 +45,32 @@ def recognise(folder: Path) -> tuple[Format, Fields] | None:
             return candidate, config
     if "model_type" not in config.data and config.data.keys() & {"width", "layers"}:
         return None
-    found = f"model_type {config.data.get('model_type')!r}, architectures {config.data.get('architectures')!r}"
+    found = ", ".join(f"{name} {shown(config.data.get(name))}" for name in ("model_type", "architectures"))
     raise InputError(f"{path}: {found}: none of the formats that can be read; {_known()}")
 
 
 def load(folder: Path, chosen: tuple[Format, Fields], dtype: torch.dtype, device: torch.device) -> Decoder:
     """The decoder of a foreign folder, in evaluation mode."""
     source = open_source(folder)
-    return fill(chosen[0].plan(folder, chosen[1], source), source, dtype, device)
+    return fill(_plan(folder, chosen, source), source, dtype, device)
 
 
 def config_of(folder: Path, chosen: tuple[Format, Fields]) -> DecoderConfig:
     """The config of a foreign folder, its tensors checked by name and shape, none of them loaded."""
     source = open_source(folder)
-    plan = chosen[0].plan(folder, chosen[1], source)
+    plan = _plan(folder, chosen, source)
     check(plan, source)
     return plan.config
+
+
+def _plan(folder: Path, chosen: tuple[Format, Fields], source: TensorSource) -> Plan:
+    try:
+        return chosen[0].plan(folder, chosen[1], source)
+    except InputError as error:
+        if str(error).startswith(str(folder)):
+            raise
+        # The records of our config check their fields too, and know of no file.
+        raise InputError(f"{chosen[1].where}: {error}") from error
 
 
 def _known() -> str:

@@ -34,26 +34,26 @@ def llama_config(folder: Path, config: Fields) -> DecoderConfig:
     config.only("hidden_act", "silu")
     config.only("attention_bias", False)
     config.only("mlp_bias", False)
-    heads, width = config.get("num_attention_heads", int), config.get("hidden_size", int)
+    heads, width = config.size("num_attention_heads"), config.size("hidden_size")
     theta, scaling = config.rope()
-    layers: tuple[LayerKind, ...] = tuple("attention" for _ in range(config.get("num_hidden_layers", int)))
+    layers: tuple[LayerKind, ...] = tuple("attention" for _ in range(config.layers("num_hidden_layers")))
     eos, bos = special_tokens(folder, config)
     return DecoderConfig(
-        vocab_size=config.get("vocab_size", int),
+        vocab_size=config.size("vocab_size"),
         width=width,
         layers=layers,
-        mlp=config.get("intermediate_size", int),
-        context=config.get("max_position_embeddings", int, 2048),
+        mlp=config.size("intermediate_size"),
+        context=config.size("max_position_embeddings", 2048),
         eos=eos,
         bos=bos,
         attention=AttentionConfig(
             heads=heads,
-            kv_heads=config.get("num_key_value_heads", int, heads),
-            head_dim=config.get("head_dim", int, width // heads),
+            kv_heads=config.size("num_key_value_heads", heads),
+            head_dim=config.size("head_dim", width // heads),
             rope_theta=theta,
             rope_scaling=scaling,
         ),
-        norm_eps=config.get("rms_norm_eps", float, 1e-6),
+        norm_eps=config.positive("rms_norm_eps", 1e-6),
         tied=config.get("tie_word_embeddings", bool, False),
     )
 

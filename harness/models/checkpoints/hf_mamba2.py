@@ -39,15 +39,15 @@ def _config(folder: Path, config: Fields) -> DecoderConfig:
     config.only("use_conv_bias", True)
     # JSON has no infinity: the second is how transformers 5 spells it.
     config.only("time_step_limit", [0.0, math.inf], [0.0, {"__float__": "Infinity"}])
-    heads, head_dim = config.get("num_heads", int, 128), config.get("head_dim", int, 64)
-    width, expand = config.get("hidden_size", int), config.get("expand", float, 2.0)
+    heads, head_dim = config.size("num_heads", 128), config.size("head_dim", 64)
+    width, expand = config.size("hidden_size"), config.positive("expand", 2.0)
     if heads * head_dim != int(expand * width):
         raise InputError(f"{config.where}: num_heads = {heads}: times head_dim must be expand * hidden_size")
-    groups = config.get("n_groups", int, 8)
-    layers: tuple[LayerKind, ...] = tuple("mamba2" for _ in range(config.get("num_hidden_layers", int)))
+    groups = config.size("n_groups", 8)
+    layers: tuple[LayerKind, ...] = tuple("mamba2" for _ in range(config.layers("num_hidden_layers")))
     eos, bos = special_tokens(folder, config)
     return DecoderConfig(
-        vocab_size=config.get("vocab_size", int),
+        vocab_size=config.size("vocab_size"),
         width=width,
         layers=layers,
         mlp=0,
@@ -57,14 +57,14 @@ def _config(folder: Path, config: Fields) -> DecoderConfig:
         mamba=MambaConfig(
             heads=heads,
             head_dim=head_dim,
-            state=config.get("state_size", int, 128),
+            state=config.size("state_size", 128),
             groups=groups,
-            conv=config.get("conv_kernel", int, 4),
+            conv=config.size("conv_kernel", 4),
             gated_norm=True,
-            chunk=config.get("chunk_size", int, 256),
+            chunk=config.size("chunk_size", 256),
             norm_groups=groups,
         ),
-        norm_eps=config.get("layer_norm_epsilon", float, 1e-5),
+        norm_eps=config.positive("layer_norm_epsilon", 1e-5),
         tied=config.get("tie_word_embeddings", bool, False),
     )
 

@@ -43,27 +43,27 @@ def _config(folder: Path, config: Fields) -> DecoderConfig:
     mlp.only("bias", False)
     config.only("lm_head_bias", False)
     config.only("norm_epsilon", _BLOCK_EPS)
-    width, multiple = config.get("d_model", int), config.get("pad_vocab_size_multiple", int, 8)
-    inner, heads = ssm.get("expand", int, 1) * width, ssm.get("n_v_heads", int, 32)
-    if heads < 1 or inner % heads:
+    width, multiple = config.size("d_model"), config.size("pad_vocab_size_multiple", 8)
+    inner, heads = ssm.size("expand", 1) * width, ssm.size("n_v_heads", 32)
+    if inner % heads:
         raise InputError(f"{ssm.where}: n_v_heads = {heads}: must divide expand * d_model = {inner}")
-    layers: tuple[LayerKind, ...] = tuple("discrete_mamba2" for _ in range(config.get("n_layer", int, 32)))
+    layers: tuple[LayerKind, ...] = tuple("discrete_mamba2" for _ in range(config.layers("n_layer", 32)))
     eos, bos = special_tokens(folder, config)
     return DecoderConfig(
-        vocab_size=-(-config.get("vocab_size", int) // multiple) * multiple,
+        vocab_size=-(-config.size("vocab_size") // multiple) * multiple,
         width=width,
         layers=layers,
-        mlp=mlp.get("intermediate_size", int),
-        context=config.get("max_position_embeddings", int, UNBOUNDED_CONTEXT),
+        mlp=mlp.size("intermediate_size"),
+        context=config.size("max_position_embeddings", UNBOUNDED_CONTEXT),
         eos=eos,
         bos=bos,
         mamba=MambaConfig(
             heads=heads,
             head_dim=inner // heads,
-            state=ssm.get("d_state", int, 64),
-            groups=ssm.get("n_qk_heads", int, 32),
-            conv=ssm.get("d_conv", int, 4),
-            chunk=ssm.get("chunk_size", int, 128),
+            state=ssm.size("d_state", 64),
+            groups=ssm.size("n_qk_heads", 32),
+            conv=ssm.size("d_conv", 4),
+            chunk=ssm.size("chunk_size", 128),
         ),
         norm_eps=_BLOCK_EPS,
         tied=config.get("tie_embeddings", bool, False),

@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.models.checkpoints.fields import Fields
+from harness.models.checkpoints.fields import Fields, shown
 from harness.models.checkpoints.hf_llama import around, attention, ends, llama_config, tied_head
 from harness.models.checkpoints.mapping import Entry, Plan, conv, rows, same
 from harness.models.checkpoints.mixers import mamba2, merged_attention
@@ -39,9 +39,9 @@ def plan(folder: Path, config: Fields, source: TensorSource) -> Plan:
 
 
 def _config(folder: Path, config: Fields, mamba: Fields) -> DecoderConfig:
-    depth, kept = config.get("num_hidden_layers", int), mamba.get("attn_layers", list)
+    depth, kept = config.layers("num_hidden_layers"), mamba.get("attn_layers", list)
     if not all(type(i) is int and 0 <= i < depth for i in kept):
-        raise InputError(f"{mamba.where}: attn_layers = {kept}; expected layers from 0 to {depth - 1}")
+        raise InputError(f"{mamba.where}: attn_layers = {shown(kept)}; expected layers from 0 to {depth - 1}")
     ssm = mamba.inside("ssm_cfg")
     # Mamba-2 alone has groups of its own.
     kind: LayerKind = "mamba2" if "ngroups" in ssm.data else "mamba1"
@@ -54,7 +54,7 @@ def _config(folder: Path, config: Fields, mamba: Fields) -> DecoderConfig:
     ):
         mamba.only(name, value)
     plain = dataclasses.replace(llama.attention, rope_scaling=RopeScaling())
-    inner = mamba.get("d_inner", int, ssm.get("expand", int, 2) * llama.width)
+    inner = mamba.size("d_inner", ssm.size("expand", 2) * llama.width)
     return dataclasses.replace(
         llama,
         layers=tuple("attention" if i in kept else kind for i in range(depth)),
@@ -71,13 +71,13 @@ def _mamba1(mamba: Fields, ssm: Fields, inner: int) -> Mamba1Config:
     ssm.only("conv_bias", True)
     for name in biases:
         ssm.only(name, False)
-    width = mamba.get("d_model", int)
+    width = mamba.size("d_model")
     return Mamba1Config(
         inner=inner,
-        dt_rank=-(-width // 16) if ssm.data.get("dt_rank", "auto") == "auto" else ssm.get("dt_rank", int),
-        state=ssm.get("d_state", int, 16),
-        xb=mamba.get("d_xb", int),
-        conv=ssm.get("d_conv", int, 4),
+        dt_rank=-(-width // 16) if ssm.data.get("dt_rank", "auto") == "auto" else ssm.size("dt_rank"),
+        state=ssm.size("d_state", 16),
+        xb=mamba.size("d_xb"),
+        conv=ssm.size("d_conv", 4),
         dt_bias_twice=True,
     )
 
@@ -90,7 +90,7 @@ def _mamba2(mamba: Fields, ssm: Fields, inner: int, eps: float) -> MambaConfig:
     for name, value in choices.items():
         ssm.only(name, value)
     ssm.only("d_ssm", inner)
-    state, groups, xb = ssm.get("d_state", int, 128), ssm.get("ngroups", int), mamba.get("d_xb", int)
+    state, groups, xb = ssm.size("d_state", 128), ssm.size("ngroups"), mamba.size("d_xb")
     if groups * state != inner or xb % state:
         raise InputError(
             f"{ssm.where}: ngroups = {groups}: times d_state must be {inner}, and d_state divide d_xb = {xb}"
@@ -102,9 +102,9 @@ def _mamba2(mamba: Fields, ssm: Fields, inner: int, eps: float) -> MambaConfig:
         head_dim=state,
         state=state,
         groups=groups,
-        conv=ssm.get("d_conv", int, 4),
+        conv=ssm.size("d_conv", 4),
         gated_norm=True,
-        chunk=ssm.get("chunk_size", int, 256),
+        chunk=ssm.size("chunk_size", 256),
         kv_heads=xb // state,
         norm_groups=groups,
     )

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.models.checkpoints.fields import Fields, special_tokens
+from harness.models.checkpoints.fields import Fields, shown, special_tokens
 from harness.models.checkpoints.mapping import Entry, Plan, conv, rows, same
 from harness.models.checkpoints.mixers import UNBOUNDED_CONTEXT, mamba2, merged_attention
 from harness.models.checkpoints.source import TensorSource
@@ -40,19 +40,19 @@ def plan(folder: Path, config: Fields, source: TensorSource) -> Plan:
 
 def _config(folder: Path, config: Fields) -> DecoderConfig:
     config.only("rms_norm", True)
-    width, depth = config.get("d_model", int), config.get("n_layer", int)
-    ssm, multiple = config.inside("ssm_cfg"), config.get("pad_vocab_size_multiple", int, 8)
+    width, depth = config.size("d_model"), config.layers("n_layer")
+    ssm, multiple = config.inside("ssm_cfg"), config.size("pad_vocab_size_multiple", 8)
     kind: LayerKind = "mamba2" if ssm.get("layer", str, "Mamba1") == "Mamba2" else "mamba1"
     ssm.only("layer", "Mamba1", "Mamba2")
     kept = config.get("attn_layer_idx", list, [])
     if not all(type(i) is int and 0 <= i < depth for i in kept):
-        raise InputError(f"{config.where}: attn_layer_idx = {kept}; expected layers from 0 to {depth - 1}")
+        raise InputError(f"{config.where}: attn_layer_idx = {shown(kept)}; expected layers from 0 to {depth - 1}")
     eos, bos = special_tokens(folder, config)
     return DecoderConfig(
-        vocab_size=-(-config.get("vocab_size", int) // multiple) * multiple,
+        vocab_size=-(-config.size("vocab_size") // multiple) * multiple,
         width=width,
         layers=tuple("attention" if i in kept else kind for i in range(depth)),
-        mlp=-(-config.get("d_intermediate", int, 0) // 128) * 128,
+        mlp=-(-config.size("d_intermediate", 0, least=0) // 128) * 128,
         context=_ATTENTION_CONTEXT if kept else UNBOUNDED_CONTEXT,
         eos=eos,
         bos=bos,
@@ -67,19 +67,19 @@ def _config(folder: Path, config: Fields) -> DecoderConfig:
 def _attention(attn: Fields, width: int) -> AttentionConfig:
     sizes = ("num_heads", "num_heads_kv", "head_dim", "rotary_emb_dim", "rotary_emb_base")
     attn.known(*sizes, "causal", "d_conv", "mlp_dim", "softmax_scale", "rotary_emb_interleaved", *_BIASES)
-    heads = attn.get("num_heads", int)
-    head_dim = attn.get("head_dim", int, width // heads)
+    heads = attn.size("num_heads")
+    head_dim = attn.size("head_dim", width // heads)
     attn.only("d_conv", 0)
     attn.only("mlp_dim", 0)
     attn.only("rotary_emb_interleaved", False)
     # Their defaults are a bias, no mask and no rotation, so the fields must be there.
     for name, value in (*((bias, False) for bias in _BIASES), ("causal", True), ("rotary_emb_dim", head_dim)):
         if attn.get(name, type(value)) != value:
-            raise InputError(f"{attn.where}: {name} = {attn.data[name]!r}; only {value!r} can be run")
+            raise InputError(f"{attn.where}: {name} = {shown(attn.data[name])}; only {value!r} can be run")
     if attn.data.get("softmax_scale") is not None:
-        raise InputError(f"{attn.where}: softmax_scale = {attn.data['softmax_scale']!r}; only null can be run")
-    base = attn.get("rotary_emb_base", float, 10000.0)
-    return AttentionConfig(heads, attn.get("num_heads_kv", int, heads), head_dim, base)
+        raise InputError(f"{attn.where}: softmax_scale = {shown(attn.data['softmax_scale'])}; only null can be run")
+    base = attn.positive("rotary_emb_base", 10000.0)
+    return AttentionConfig(heads, attn.size("num_heads_kv", heads), head_dim, base)
 
 
 _BIASES = ("qkv_proj_bias", "out_proj_bias")
@@ -90,7 +90,7 @@ def _mamba2(ssm: Fields, width: int) -> MambaConfig:
         *("d_state", "d_conv", "expand", "headdim", "ngroups", "chunk_size", "rmsnorm", "norm_before_gate"),
         *("D_has_hdim", "d_ssm", "dt_limit", "bias", "conv_bias", *_NO_MATTER),
     )
-    inner, head_dim = ssm.get("expand", int, 2) * width, ssm.get("headdim", int, 64)
+    inner, head_dim = ssm.size("expand", 2) * width, ssm.size("headdim", 64)
     ssm.only("rmsnorm", True)
     ssm.only("norm_before_gate", False)
     ssm.only("D_has_hdim", False)
@@ -98,17 +98,17 @@ def _mamba2(ssm: Fields, width: int) -> MambaConfig:
     ssm.only("dt_limit", [0.0, math.inf])
     ssm.only("bias", False)
     ssm.only("conv_bias", True)
-    if head_dim < 1 or inner % head_dim:
+    if inner % head_dim:
         raise InputError(f"{ssm.where}: headdim = {head_dim}: must divide expand * d_model = {inner}")
-    groups = ssm.get("ngroups", int, 1)
+    groups = ssm.size("ngroups", 1)
     return MambaConfig(
         heads=inner // head_dim,
         head_dim=head_dim,
-        state=ssm.get("d_state", int, 128),
+        state=ssm.size("d_state", 128),
         groups=groups,
-        conv=ssm.get("d_conv", int, 4),
+        conv=ssm.size("d_conv", 4),
         gated_norm=True,
-        chunk=ssm.get("chunk_size", int, 256),
+        chunk=ssm.size("chunk_size", 256),
         norm_groups=groups,
     )
 
@@ -117,9 +117,9 @@ def _mamba1(ssm: Fields, width: int) -> Mamba1Config:
     ssm.known("d_state", "d_conv", "expand", "dt_rank", "bias", "conv_bias", *_NO_MATTER)
     ssm.only("bias", False)
     ssm.only("conv_bias", True)
-    rank = -(-width // 16) if ssm.data.get("dt_rank", "auto") == "auto" else ssm.get("dt_rank", int)
-    inner = ssm.get("expand", int, 2) * width
-    return Mamba1Config(inner, rank, ssm.get("d_state", int, 16), conv=ssm.get("d_conv", int, 4))
+    rank = -(-width // 16) if ssm.data.get("dt_rank", "auto") == "auto" else ssm.size("dt_rank")
+    inner = ssm.size("expand", 2) * width
+    return Mamba1Config(inner, rank, ssm.size("d_state", 16), conv=ssm.size("d_conv", 4))
 
 
 def _entries(config: DecoderConfig) -> Iterator[Entry]:

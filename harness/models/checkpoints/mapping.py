@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from harness.models.checkpoints.fields import printable
 from harness.models.checkpoints.source import TensorSource
 from harness.models.config import DecoderConfig
 from harness.models.decoder import Decoder
@@ -98,7 +99,8 @@ def check(plan: Plan, source: TensorSource) -> None:
     twins = dict(plan.twins)
     shapes = source.shapes
     faults = [f"missing {name} {list(shape)}" for name, shape in expected.items() if name not in shapes]
-    faults += [f"unexpected {name}" for name in sorted(shapes.keys() - expected.keys() - plan.ignored - twins.keys())]
+    unexpected = sorted(shapes.keys() - expected.keys() - plan.ignored - twins.keys())
+    faults += [f"unexpected {printable(name)}" for name in unexpected]
     faults += [
         f"{name} is {list(shapes[name])}, the config says {list(shape)}"
         for name, shape in expected.items()

@@ -6,7 +6,7 @@ Names and shapes are known before any tensor is read, so that a checkpoint can b
 from __future__ import annotations
 
 import json
-import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -15,11 +15,15 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from harness.models.checkpoints.fields import printable, shown
 from harness.records import InputError
 
 SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 DECIDING = (SAFETENSORS, SAFETENSORS_INDEX, PICKLE, PICKLE_INDEX)
+_ADVICE = "Weights only load failed"
+# How torch's restricted unpickler names what a file wants to call and may not.
+_GLOBAL = re.compile(r"GLOBAL (?=[\w.]{1,80} )(\w+(?:\.\w+)*) (?:was not an allowed|whose module)", re.ASCII)
 
 
 class TensorSource:
@@ -33,7 +37,9 @@ class TensorSource:
             found = self._found(path)
             for name in (n for n, p in files.items() if p == path):
                 if name not in found:
-                    raise InputError(f"{path}: holds no {name}, which the index puts there; copy the shards again")
+                    raise InputError(
+                        f"{path}: holds no {printable(name)}, which the index puts there; copy the shards again"
+                    )
                 self.shapes[name] = found[name]
 
     @property
@@ -85,7 +91,22 @@ def _opened(path: Path):  # type: ignore[no-untyped-def]  # safetensors names no
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a whole safetensors file ({error}); copy it again") from error
+        otherwise = f"not a whole safetensors file ({error}); copy it again"
+        raise InputError(f"{path}: {what_it_is(path, otherwise)}") from error
+
+
+def what_it_is(path: Path, otherwise: str) -> str:
+    """What the first bytes say of a file that is not what it should be, and the cure; else ``otherwise``."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        return f"cannot be read ({error.strerror}); copy it again"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file; run git lfs pull"
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return f"a web page, not the file (starts with {head[:16]!r}); download it again"
+    return otherwise
 
 
 def _names(path: Path) -> list[str]:
@@ -99,13 +120,15 @@ def _indexed(index: Path) -> dict[str, Path]:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files = {str(name): index.parent / str(file) for name, file in weight_map.items()}
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{index}: no index of shards ({error!r}); it names a file for each tensor") from error
     for path in sorted(set(files.values())):
         if path.parent != index.parent:
-            raise InputError(f"{index}: names {path}, outside its folder; shards lie beside their index")
+            raise InputError(
+                f"{index}: names {printable(str(path))}, outside its folder; shards lie beside their index"
+            )
         if not path.is_file():
-            raise InputError(f"{path}: missing, though {index.name} names it; copy all shards")
+            raise InputError(f"{printable(str(path))}: missing, though {index.name} names it; copy all shards")
     return files
 
 
@@ -115,9 +138,21 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
         # What it warns of it then refuses, or reads.
         with warnings.catch_warnings(action="ignore"):
             tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a plain file of tensors ({reason}); use safetensors") from error
-    if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
+    except Exception as error:
+        # Any kind at all: the bytes may be hostile or cut anywhere, and torch's readers check few of them first.
+        if (called := _GLOBAL.search(str(error))) is not None:
+            raise InputError(
+                f"{path}: asks for {called[1]}, which is no tensor: refused, its code was not run; use safetensors"
+            ) from error
+        said = str(error).partition("\n")[0]
+        # Without torch's advice, which is to read it unprotected.
+        reason = type(error).__name__ if _ADVICE in said or not said else f"{type(error).__name__}: {shown(said)}"
+        otherwise = f"not a plain file of tensors, or cut short ({reason}); copy it again or use safetensors"
+        raise InputError(f"{path}: {what_it_is(path, otherwise)}") from error
+    if not isinstance(tensors, dict) or not all(_plain(name, t) for name, t in tensors.items()):
         raise InputError(f"{path}: holds more than named tensors; use safetensors")
     return tensors
+
+
+def _plain(name: object, tensor: object) -> bool:
+    return isinstance(name, str) and isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided

@@ -10,6 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from harness.models.checkpoints.fields import Fields
+from harness.models.checkpoints.source import what_it_is
 from harness.models.config import DecoderConfig
 from harness.models.text import Codec, bos_of
 from harness.records import InputError
@@ -97,7 +98,7 @@ def _read(path: Path) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust library raises plain Exception
-        raise InputError(f"{path}: not a tokenizer.json ({error}); copy it again") from error
+        raise InputError(f"{path}: {what_it_is(path, f'not a tokenizer.json ({error}); copy it again')}") from error
 
 
 def _template_path(folder: Path) -> Path:

@@ -23,7 +23,7 @@ from harness.records import InputError
 
 CPU = torch.device("cpu")
 VECTORS = Path(__file__).parent / "vectors"
-LETTERS = [*"abcdefghijklmnop", "Ġ"]
+LETTERS = [*"abcdefghijklmnopqrs", "Ġ"]
 SPECIAL = {"<b>": 1, "<e>": 2, "<u>": 3}
 TEMPLATE = "{{ bos_token }}{% for m in messages %}<u>{{ m['content'] }}{{ eos_token }}{% endfor %}"
 
@@ -135,7 +135,7 @@ def test_a_template_that_raises_says_so(tmp_path):
 def test_a_tokenizer_of_another_vocabulary(tmp_path):
     folder = copy("hf-llama", tmp_path / "a")
     other = tokenizer()
-    other.add_tokens([f"w{i}" for i in range(9)])
+    other.add_tokens([f"w{i}" for i in range(6)])
     other.save(str(folder / "tokenizer.json"))
     refused(folder, "29 tokens", "vocabulary has 24")
     (folder / "tokenizer.json").unlink()
@@ -190,7 +190,8 @@ def test_a_pickle_with_code_is_refused_and_not_run(plain, tmp_path, monkeypatch)
         path.write_bytes(pickle.dumps({"a": _Code()}))
     else:
         torch.save({"a": _Code()}, path)
-    refused(folder, str(path), "not a plain file of tensors")
+    # A plain pickle of this protocol is not even read as far as its code.
+    refused(folder, str(path), "not a plain file of tensors" if plain else "asks for getattr, which is no tensor")
     assert not ran
 
 
