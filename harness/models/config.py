@@ -34,6 +34,7 @@ class AttentionConfig:
     rope_scaling: RopeScaling = RopeScaling()
 
     def __post_init__(self) -> None:
+        _check_least(self, "attention.", heads=1, head_dim=2)
         if self.kv_heads < 1 or self.heads % self.kv_heads:
             raise InputError(f"attention.kv_heads = {self.kv_heads}: must divide attention.heads = {self.heads}")
         if self.head_dim % 2:
@@ -63,6 +64,7 @@ class MambaConfig:
     norm_groups: int = 1
 
     def __post_init__(self) -> None:
+        _check_least(self, "mamba.", heads=1, head_dim=1, state=1)
         if self.groups < 1 or self.heads % self.groups:
             raise InputError(f"mamba.groups = {self.groups}: must divide mamba.heads = {self.heads}")
         if self.conv < 2 or self.chunk < 1:
@@ -115,11 +117,7 @@ class Mamba1Config:
     dt_bias_twice: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("inner", "dt_rank", "state"):
-            if getattr(self, field) < 1:
-                raise InputError(f"mamba1.{field} = {getattr(self, field)}: must be at least 1")
-        if self.conv < 2:
-            raise InputError(f"mamba1.conv = {self.conv}: must be at least 2")
+        _check_least(self, "mamba1.", inner=1, dt_rank=1, state=1, conv=2)
         if self.xb is not None and (self.xb < 1 or self.inner % self.xb or self.xb % self.state):
             raise InputError(
                 f"mamba1.xb = {self.xb}: must divide mamba1.inner = {self.inner}"
@@ -159,6 +157,7 @@ class DecoderConfig:
     tied: bool = True
 
     def __post_init__(self) -> None:
+        _check_least(self, "", vocab_size=1, width=1, mlp=0, context=0)
         if not self.layers:
             raise InputError("layers = []: a decoder needs at least one layer")
         if "attention" in self.layers and self.attention is None:
@@ -183,10 +182,19 @@ class DecoderConfig:
             raise InputError(f"{path}: not JSON ({error.msg}, line {error.lineno}); write it anew") from error
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}); a model folder holds config.json") from error
-        return build(cls, data, str(path))
+        try:
+            return build(cls, data, str(path))
+        except InputError as error:  # the records inside do not know where they come from
+            raise error if str(path) in str(error) else InputError(f"{path}: {error}") from None
 
     def to_json(self) -> str:
         return json.dumps(_without_none(dataclasses.asdict(self)), indent=1) + "\n"
+
+
+def _check_least(record: Any, where: str, **least: int) -> None:
+    for field, n in least.items():
+        if getattr(record, field) < n:
+            raise InputError(f"{where}{field} = {getattr(record, field)}: must be at least {n}")
 
 
 def _without_none(value: Any) -> Any:

@@ -127,6 +127,8 @@ def change(folder, **changes):
         ({"attention__kv_head": 1}, ("unknown key 'kv_head'", "'kv_heads'")),
         ({"attention__heads": 3, "attention__kv_heads": 2}, ("attention.kv_heads = 2",)),
         ({"mamba__groups": 0}, ("mamba.groups = 0",)),
+        ({"mamba__head_dim": -1}, ("mamba.head_dim = -1", "at least 1")),
+        ({"width": -1}, ("width = -1",)),
         ({"mamba": None}, ("mamba is missing",)),
         ({"layers": []}, ("layers = []",)),
         ({"layers": ["mamba3"]}, ("layers[0] = 'mamba3'", "mamba2")),
@@ -136,7 +138,7 @@ def change(folder, **changes):
 def test_a_wrong_config_names_the_field(folder, changes, parts):
     change(folder, **changes)
     message = refused(folder)
-    assert all(part in message for part in parts), message
+    assert message.startswith(str(folder / native.CONFIG)) and all(part in message for part in parts), message
 
 
 def test_a_config_that_is_not_json(folder):
