@@ -96,7 +96,9 @@ class Budget:
         check(bool(self.seconds) and all(0 < s < math.inf for s in self.seconds), "seconds", "must be above 0, finite")
         check(self.samples_per_problem > 0, "samples_per_problem", "must be at least 1")
         check(self.max_new_tokens > 0, "max_new_tokens", "must be at least 1")
-        check(0 <= self.temperature < math.inf, "temperature", "must be 0 (greedy) or above, finite")
+        # Beyond, logits divided by it overflow fp32, or are all the same.
+        warm = self.temperature == 0 or 0.01 <= self.temperature <= 100
+        check(warm, "temperature", "must be 0 (greedy) or from 0.01 to 100")
         check(0 < self.top_p <= 1, "top_p", "must lie in (0, 1]; 1 switches it off")
         check(self.top_k >= 0, "top_k", "must be 0 (off) or above")
         check(0 <= self.seed < 2**64, "seed", "must fit 64 bits, unsigned")

@@ -48,8 +48,9 @@ def sample(
             kept = filtered(scaled, top_k, top_p)
             again = (kept + gumbel(second_words(words, REDRAW, scores.shape[-1]), scores.dtype)).argmax(-1)
             token = torch.where(kept.gather(-1, token[:, None]).squeeze(-1) == float("-inf"), again, token)
-    logprob = scores.gather(-1, token[:, None]).squeeze(-1) - scores.logsumexp(-1)
-    return token, logprob
+    # The largest goes first: the logarithm of a sum of large logits is rounded as coarsely as they are.
+    below = scores - scores.amax(-1, keepdim=True)
+    return token, below.gather(-1, token[:, None]).squeeze(-1) - below.logsumexp(-1)
 
 
 def _drawn(scaled: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
@@ -89,8 +90,9 @@ def filtered(scores: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
 class Partials:
     """What each piece of the vocabulary found, all [rows, pieces].
 
-    ``score`` fp32 and ``entry`` int32: the largest perturbed score of a group and the group's first entry. Where
-    the temperature is 0 or a logit no number, the token itself: the largest logit, the first NaN, the first +inf.
+    ``score`` fp32 and ``entry`` int32: the largest perturbed score of a group and the group's first entry. At
+    temperature 0 the largest logit and its own entry. Where a logit is no number, the first NaN, or else the first
+    +inf: that entry, and but for temperature 0 2^30 more, which says that nothing is left to draw.
     ``top`` and ``total`` fp32: the largest logit and the sum of exp(logit - top). Rows that ended are not written.
     """
 
@@ -101,6 +103,7 @@ class Partials:
 
 
 _LOG2E = tl.constexpr(1.4426950408889634)
+_EXACT = tl.constexpr(1 << 30)
 
 
 @triton.jit
@@ -111,7 +114,7 @@ def _finite(top):
 
 @triton.jit
 def best_piece(score, entry, pieces, block: tl.constexpr):
-    """The largest of a row's partial scores and its entry; a NaN beats all, the lowest entry wins ties."""
+    """The entry of the largest of a row's partial scores; a NaN beats all, the lowest entry wins ties."""
     piece = tl.arange(0, block)
     inside = piece < pieces
     scores = tl.load(score + piece, mask=inside, other=float("-inf"))
@@ -119,7 +122,7 @@ def best_piece(score, entry, pieces, block: tl.constexpr):
     broken = scores != scores
     top = tl.max(tl.where(broken, float("inf"), scores), axis=0)
     wins = tl.where(tl.max(broken.to(tl.int32), axis=0) > 0, broken.to(tl.int32), (scores == top).to(tl.int32))
-    return top, tl.min(tl.where(wins > 0, entries, 0x7FFFFFFF), axis=0)
+    return tl.min(tl.where(wins > 0, entries, 0x7FFFFFFF), axis=0)
 
 
 @triton.jit
@@ -131,10 +134,10 @@ def best_entry(x, v, word, inverse_temperature):
 
 
 @triton.jit
-def token_of(score, entry, base, vocab_size, r0, r1, inverse_temperature, group: tl.constexpr):
-    """The token drawn from the group that begins at ``entry``; ``entry`` where the score says that it is the token."""
-    token = entry
-    if tl.abs(score) < float("inf"):
+def token_of(entry, base, vocab_size, r0, r1, inverse_temperature, group: tl.constexpr):
+    """The token drawn from the group that begins at ``entry``, or the one that ``entry`` says to be certain."""
+    token = entry - _EXACT
+    if entry < _EXACT:
         v = entry + tl.arange(0, group)
         x = tl.load(base + v, mask=v < vocab_size, other=float("-inf")).to(tl.float32)
         _, token = best_entry(x, v, stream_word(v, r0, r1), inverse_temperature)
@@ -220,6 +223,8 @@ def _draw_kernel(
             first_nan = tl.minimum(first_nan, tl.min(tl.where(x != x, v, vocab_size), axis=0))
             first_inf = tl.minimum(first_inf, tl.min(tl.where(x == float("inf"), v, vocab_size), axis=0))
         entry = tl.where(first_nan < vocab_size, first_nan, first_inf)
+        if not greedy:
+            entry += _EXACT
         score = tl.where(first_nan < vocab_size, total, float("inf"))
     place = row * tl.num_programs(0) + piece
     tl.store(score_out + place, score)

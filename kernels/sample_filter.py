@@ -114,8 +114,8 @@ def _filter_kernel(
     inside = piece < pieces
     counters = tl.load(generated + row), tl.load(sample + row), tl.load(problem + row)
     r0, r1, r2, r3 = philox_words(counters[0], counters[1], counters[2], seed_lo, seed_hi)
-    best, first = best_piece(score + row * pieces, entry + row * pieces, pieces, block)
-    token = token_of(best, first, base, vocab_size, r0, r1, inverse_temperature, group)
+    first = best_piece(score + row * pieces, entry + row * pieces, pieces, block)
+    token = token_of(first, base, vocab_size, r0, r1, inverse_temperature, group)
     tops = tl.load(top_in + row * pieces + piece, mask=inside, other=float("-inf"))
     totals = tl.load(total_in + row * pieces + piece, mask=inside, other=0.0)
     # A row with a NaN or +inf has a NaN among its sums, one of nothing but -inf has no sum: both keep their token.

@@ -149,10 +149,10 @@ def _finish_kernel(
     if filtering:
         token = tl.load(filtered_token + row)
     else:
-        best, token = best_piece(score + row * pieces, entry + row * pieces, pieces, block)
+        token = best_piece(score + row * pieces, entry + row * pieces, pieces, block)
         if not greedy:
             r0, r1, _, _ = philox_words(at, tl.load(sample + row), tl.load(problem + row), seed_lo, seed_hi)
-            token = token_of(best, token, base, vocab_size, r0, r1, inverse_temperature, group)
+            token = token_of(token, base, vocab_size, r0, r1, inverse_temperature, group)
     piece = tl.arange(0, block)
     inside = piece < pieces
     tops = tl.load(top_in + row * pieces + piece, mask=inside, other=float("-inf"))

@@ -174,6 +174,12 @@ def _sample_rounds(
         off_clock = session.sample(batch, settings.budget, writer, done, on_look, around)
     writer.sync()
     manifest["off_clock"][label] = {k: round(v, 3) for k, v in off_clock.items()}
+    if session.saturated:
+        manifest.setdefault("saturated", {})[label] = session.saturated
+        console.print(
+            f"{label}: {session.saturated:,} entries of its fp16 states went beyond fp16's range and were clamped;"
+            " sample with --state-dtype float32 to be sure", highlight=False, markup=False,
+        )  # fmt: skip
     if facts := session.facts():
         manifest["vllm"][label] = facts
     folder.write_manifest(manifest)

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -19,6 +19,9 @@ from harness.engine.memory import check_batch, largest_batch
 from harness.engine.sampler import LOOK_EVERY, Job, RoundLabel, Sampler, Sink
 from harness.models.resolve import LoadedModel, load_model
 from harness.records import Budget, InputError, Problem, Progress
+
+if TYPE_CHECKING:  # imports kernels that the plain engine does without
+    from harness.engine.graph import GraphBackend
 
 WARM_UP_WINDOWS = 2
 # On a CPU, products of models below this are too small to share: one thread is as fast as two on an idle machine
@@ -38,6 +41,7 @@ class Session:
     def __init__(self, settings: Settings, model_name: str, problems: Sequence[Problem]) -> None:
         began = time.monotonic()
         self.settings = settings
+        self.saturated = 0  # entries of fp16 states that were clamped
         self.look_every = look_every(settings.engine)
         self.model = self._load(model_name)
         small = sum(p.numel() for p in self.model.decoder.parameters()) < SMALL_MODEL_PARAMETERS
@@ -116,6 +120,8 @@ class Session:
             self._begin_round(backend)
             with contextlib.nullcontext() if around is None else around(label, clock):
                 sampler.run(label, jobs, done.get(number))
+        if self.settings.engine == "native":
+            self.saturated = cast("GraphBackend", backend).state.saturated()
         return {"load_s": self.load_s, "warm_up_s": warm_up_s}
 
     def _backend(self, batch: int, budget: Budget) -> Backend:

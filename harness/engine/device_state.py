@@ -147,6 +147,15 @@ class DeviceState:
         self.tile_rows = torch.full((self.tiles, self.members), -1, dtype=torch.int32, device=device)
         self.tile_page, self.tile_tokens = (torch.zeros(self.tiles, dtype=torch.int32, device=device) for _ in range(2))
 
+    def saturated(self) -> int:
+        """Entries of fp16 states that were clamped to its range since the state was made, warm-up included."""
+        counters = [
+            layer.memory.saturated if isinstance(layer, MambaSlots) else layer.saturated
+            for layer in self.layers
+            if not isinstance(layer, AttentionState)
+        ]
+        return int(torch.cat(counters).sum()) if counters else 0
+
     def prompts(self, layer: AttentionState) -> Prompts:
         """The prompts of one layer as ``attention_decode`` takes them."""
         tiles = (self.tile_rows, self.tile_page, self.tile_tokens) if self.tiles else (None, None, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -92,8 +93,9 @@ def _native_need(
 
 def available_bytes(device: torch.device) -> int:
     """Free memory of the device: the GPU's, or the machine's available RAM."""
+    gc.collect()  # an engine's steps refer to it: only the collector ends an earlier one, and its pools with it
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # what an earlier model or candidate left in the allocator's cache is free too
+        torch.cuda.empty_cache()  # what it left in the allocator's cache is free too
         return torch.cuda.mem_get_info(device)[0]
     try:
         with open("/proc/meminfo", encoding="ascii") as file:

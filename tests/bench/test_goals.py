@@ -94,7 +94,7 @@ def test_kernel_times_are_held_to_limits_and_to_the_faster_rival(goals: Any, tmp
         ):  # fmt: skip
             writer.writerow(("llamba-1b", 512, state, 8, what, "", us, ""))
     found = [line for line in goals.step_lines(path) if "llamba" in line.what]
-    assert [line.met for line in found] == ["yes", "yes", "no", "no"]
+    assert [line.met for line in found] == ["yes", "if quoted", "no", "no"]
     assert [line.figure for line in found] == pytest.approx([62.0, 124.0 / 62.0, 124.0 / 125.0, (124.0 + 40.0) / 100.0])
     assert found[1].rival == "124.0 us quoted" and found[3].rival == "124.0 us quoted + 40.0 us"
     assert all(
@@ -108,7 +108,7 @@ def test_attention_is_read_from_its_cell(goals: Any, tmp_path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(("cell", "kernel", "own", "tiles", "us", "share"))
         for cell, kernel, us, share in (
-            ("llama-3.2-1b 256 x (128 + 1024)", "attention_decode", 120.0, 0.8),
+            ("llama-3.2-1b 256 x (128 + 1024)", "attention_decode", 90.0, 0.7),  # of an earlier run, without the rival
             ("llama-3.2-1b 256 x (128 + 1024)", "attention_decode", 110.0, 0.9),
             ("llama-3.2-1b 256 x (128 + 1024)", "flash_attention_3", 100.0, 0.95),
             ("llama-3.2-1b 256 x (128 + 1024, 64 share)", "attention_decode", 10.0, 0.1),

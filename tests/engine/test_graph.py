@@ -6,6 +6,8 @@ On a GPU the same tests run the captured graphs.
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -14,9 +16,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from harness.engine.backend import EagerBackend, Window
 from harness.engine.graph import GraphBackend, buckets
+from harness.engine.memory import available_bytes
 from harness.models.config import AttentionConfig, DecoderConfig, Mamba1Config, MambaConfig
 from harness.models.decoder import Decoder
 from harness.models.resolve import LoadedModel
+from harness.models.state import AttentionState
 from harness.models.text import Codec
 from harness.records import Budget
 
@@ -167,6 +171,31 @@ def test_with_fixed_rows_neither_batch_nor_slot_nor_neighbours_change_a_bit(kind
     assert bits_of(kind, 5, 4, 3, {0: (1, 0), 1: (0, 0), 2: (1, 1)}) == alone
     assert bits_of(kind, 5, 3, 1, {0: (0, 1)}) == alone
     assert bits_of(kind, 5, 5, 2, {4: (1, 7), 0: (1, 8)}) == alone
+
+
+def test_an_engine_that_nobody_holds_is_gone_before_memory_is_counted() -> None:
+    backend = GraphBackend(model("hybrid"), budget(), PROMPTS, ["a", "b"], 2)
+    state = weakref.ref(backend.state)
+    gc.disable()
+    try:
+        del backend
+        available_bytes(DEVICE)
+    finally:
+        gc.enable()
+    assert state() is None
+
+
+def test_clamped_entries_of_all_layers_are_counted() -> None:
+    backend = GraphBackend(model("hybrid"), budget(), PROMPTS, ["a", "b"], 2, state_dtype=torch.float16)
+    assert backend.state.saturated() == 0
+    for layer in backend.state.layers:
+        if not isinstance(layer, AttentionState):
+            layer.write_prompts(
+                torch.tensor([0], device=DEVICE),
+                layer.tails[:1].clone(),
+                torch.full((1, 2, 16, 16), 1e6, device=DEVICE),
+            )
+    assert backend.state.saturated() == 2 * 16 * 16
 
 
 def test_pages_grow_past_the_first() -> None:

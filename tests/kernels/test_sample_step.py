@@ -154,17 +154,18 @@ def test_ties_at_the_borders_all_stay(top_k, top_p):
 
 @pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(0, 0, 1.0), (0.8, 0, 1.0), (0.8, 5, 0.9), (0.8, 0, 0.9)])
 def test_broken_rows_give_the_twin_s_token_and_no_finite_log_probability(temperature, top_k, top_p):
-    logits = random_logits(6, 517, torch.bfloat16).clone()
+    logits = random_logits(7, 517, torch.bfloat16).clone()
     logits[0, 300], logits[0, 400] = NAN, INF
     logits[1] = NAN
     logits[2, 77] = INF
     logits[3] = -INF
     logits[4, 1:] = -INF  # this one is whole: its first entry is certain
     logits[5, 40:60] = -INF  # and so is this
-    got, twin = both(logits, Sampling(3, temperature, top_k, top_p, 10_000), random_rows(6))
+    logits[6, 300] = 3e38  # larger than any number once it is divided by 0.8
+    got, twin = both(logits, Sampling(3, temperature, top_k, top_p, 10_000), random_rows(7))
     assert_same(got, twin)
-    assert got.token[:5].tolist() == [300, 0, 77, 0, 0]
-    assert torch.isfinite(got.logprobs[0]).tolist() == [False] * 4 + [True] * 2 and got.logprobs[0, 4] == 0
+    assert got.token[:5].tolist() == [300, 0, 77, 0, 0] and got.token[6] == 300
+    assert torch.isfinite(got.logprobs[0]).tolist() == [False] * 4 + [True] * 3 and got.logprobs[0, 4] == 0
 
 
 def test_ends_counters_and_window():
@@ -265,29 +266,27 @@ POINTERS = {
     **dict.fromkeys(("inverse_temperature", "top_p"), "fp32"),
 }
 DRAW = {"tile": GROUP, "unit": False}
+FINISH = {"block": 16, "eos_block": 8, "group": GROUP}
 KERNELS = {
     "draw": (sample_module._draw_kernel, DRAW | {"greedy": False}, 1),
+    "draw at 1": (sample_module._draw_kernel, DRAW | {"greedy": False, "unit": True}, 1),
     "greedy": (sample_module._draw_kernel, DRAW | {"greedy": True}, 1),
     "filter": (
         sample_filter._filter_kernel,
         {"block": 16, "tile": 4096, "group": GROUP, "redraw": REDRAW, "use_k": True, "use_p": True},
         16,
     ),
-    "finish": (
-        step_module._finish_kernel,
-        {"block": 16, "eos_block": 8, "group": GROUP, "greedy": False, "filtering": False},
-        4,
-    ),
+    "finish": (step_module._finish_kernel, FINISH | {"greedy": False, "filtering": False}, 4),
+    "finish greedy": (step_module._finish_kernel, FINISH | {"greedy": True, "filtering": False}, 4),
+    "finish filtered": (step_module._finish_kernel, FINISH | {"greedy": False, "filtering": True}, 4),
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "capability"), [(n, c) for n in KERNELS for c in (80, 90) if (n, c) != ("greedy", 80)]
-)
+@pytest.mark.parametrize(("name", "capability"), [(n, c) for n in KERNELS for c in (80, 90) if c == 90 or " " not in n])
 def test_kernels_compile_without_a_gpu(name, capability):
     kernel, constexprs, warps = KERNELS[name]
     signature = dict.fromkeys(kernel.arg_names, "i32") | POINTERS
-    signature |= {"logits": "*bf16", "token_out": "*i64" if name == "finish" else "*i32"}
+    signature |= {"logits": "*bf16", "token_out": "*i64" if name.startswith("finish") else "*i32"}
     compile_for(kernel, signature, constexprs, capability, num_warps=warps)
 
 
