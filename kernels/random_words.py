@@ -73,8 +73,7 @@ def to_int32(words: torch.Tensor) -> torch.Tensor:
 
 def entry_words(rows: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
     """Words of vocabulary entries int32 [rows, n] or [n], int32 bits [rows, n], from row words int64 [rows, 4]."""
-    r = to_int32(rows)
-    return mix(r[:, :1] ^ mix(entries + r[:, 1:2]))
+    return _stream_words(entries, *to_int32(rows).split(1, dim=1)[:2])
 
 
 def vocab_words(rows: torch.Tensor, vocab_size: int) -> torch.Tensor:
@@ -84,9 +83,13 @@ def vocab_words(rows: torch.Tensor, vocab_size: int) -> torch.Tensor:
 
 def second_words(rows: torch.Tensor, start: int, count: int) -> torch.Tensor:
     """Words ``start`` (with int32's sign) and on of the second stream, int32 bits [rows, count]."""
-    r = to_int32(rows)
     i = torch.arange(start, start + count, device=rows.device, dtype=torch.int32)
-    return mix(r[:, 2:3] ^ mix(i + r[:, 3:4]))
+    return _stream_words(i, *to_int32(rows).split(1, dim=1)[2:])
+
+
+def _stream_words(i: torch.Tensor, outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+    """Words ``i`` of a stream, which two row words [rows, 1] make; ``stream_word`` is the kernel's."""
+    return mix(outer ^ mix(i + inner))
 
 
 def uniform(words: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:

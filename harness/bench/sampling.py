@@ -27,6 +27,18 @@ from harness.runs.log import Heartbeat, LogContent, TrajectoryLog, read_log, tru
 from harness.runs.manifest import check_same, environment
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Run:
+    """What the models of a run share; ``manifest`` is filled in as they are sampled."""
+
+    settings: Settings
+    folder: RunFolder
+    manifest: dict[str, Any]
+    log: LogContent
+    writer: TrajectoryLog
+    console: Console
+
+
 def sample(settings: Settings, folder: RunFolder, resume: bool, console: Console) -> None:
     """Sample every model into the folder, or go on where its log ends."""
     prints = [fingerprint(name, settings.budget.seed) for name in settings.models]
@@ -41,9 +53,10 @@ def sample(settings: Settings, folder: RunFolder, resume: bool, console: Console
         manifest, log = _open(settings, folder, resume, prints, console)
         console.print(f"run: {folder.path} (if stopped: the same options with --run and --resume)", highlight=False)
         writer = TrajectoryLog(folder.log_path, time.monotonic)
+        run = _Run(settings, folder, manifest, log, writer, console)
         try:
             for name, print_ in zip(settings.models, prints, strict=True):
-                _sample_model(settings, name, print_, manifest, folder, log, writer, console)
+                _sample_model(run, name, print_.name)
         except InputError:
             if not goes_on:
                 folder.forget()
@@ -115,36 +128,19 @@ def _source(settings: Settings) -> str:
     return str(path.resolve()) if path.is_file() else source
 
 
-def _sample_model(
-    settings: Settings,
-    name: str,
-    print_: Fingerprint,
-    manifest: dict[str, Any],
-    folder: RunFolder,
-    log: LogContent,
-    writer: TrajectoryLog,
-    console: Console,
-) -> None:
-    label = print_.name
-    if ended_rounds(log, label) == rounds_wanted(settings.budget, len(settings.problems)):
+def _sample_model(run: _Run, name: str, label: str) -> None:
+    settings, manifest = run.settings, run.manifest
+    if ended_rounds(run.log, label) == rounds_wanted(settings.budget, len(settings.problems)):
         return
     if label not in manifest["batch"] and settings.budget.batch == "calibrated":
-        manifest["calibration"][label] = calibrate(settings, name, lambda line: console.print(line, highlight=False))
-        manifest["batch"][label] = manifest["calibration"][label]["batch"]
+        chosen = calibrate(settings, name, lambda line: run.console.print(line, highlight=False))
+        manifest["calibration"][label], manifest["batch"][label] = chosen, chosen["batch"]
     with contextlib.closing(open_session(settings, name, settings.problems)) as session:
-        _sample_rounds(settings, session, label, manifest, folder, log, writer, console)
+        _sample_rounds(run, session, label)
 
 
-def _sample_rounds(
-    settings: Settings,
-    session: Session,
-    label: str,
-    manifest: dict[str, Any],
-    folder: RunFolder,
-    log: LogContent,
-    writer: TrajectoryLog,
-    console: Console,
-) -> None:
+def _sample_rounds(run: _Run, session: Session, label: str) -> None:
+    settings, manifest = run.settings, run.manifest
     all_rounds = rounds(settings.budget, session.prompts)
     wanted = manifest["batch"].get(label, settings.budget.batch)
     batch = session.batch(wanted, max(map(len, all_rounds)))
@@ -153,10 +149,10 @@ def _sample_rounds(
     # Not under "models": what a resumed run must agree in is known before any model is loaded.
     if set(session.model.config.layers) == {"attention"} and label not in manifest["teachers"]:
         manifest["teachers"].append(label)
-    folder.write_manifest(manifest)
-    done = {r: p for (model, b, r), p in log.rounds.items() if model == label and b == batch}
+    run.folder.write_manifest(manifest)
+    done = {r: p for (model, b, r), p in run.log.rounds.items() if model == label and b == batch}
     total = sum(map(len, all_rounds))
-    with _bar(console) as bar:
+    with _bar(run.console) as bar:
         task = bar.add_task(label, total=total, clock=0.0)
         before = 0
 
@@ -169,20 +165,20 @@ def _sample_rounds(
             if not clock.real:  # a fake clock stands still between looks
                 return contextlib.nullcontext()
             key = (round_.model, round_.batch, round_.round)
-            return Heartbeat(writer, key, lambda: clock.now() if clock.running else None)
+            return Heartbeat(run.writer, key, lambda: clock.now() if clock.running else None)
 
-        off_clock = session.sample(batch, settings.budget, writer, done, on_look, around)
-    writer.sync()
+        off_clock = session.sample(batch, settings.budget, run.writer, done, on_look, around)
+    run.writer.sync()
     manifest["off_clock"][label] = {k: round(v, 3) for k, v in off_clock.items()}
     if session.saturated:
         manifest.setdefault("saturated", {})[label] = session.saturated
-        console.print(
+        run.console.print(
             f"{label}: {session.saturated:,} entries of its fp16 states went beyond fp16's range and were clamped;"
             " sample with --state-dtype float32 to be sure", highlight=False, markup=False,
         )  # fmt: skip
     if facts := session.facts():
         manifest["vllm"][label] = facts
-    folder.write_manifest(manifest)
+    run.folder.write_manifest(manifest)
 
 
 def _bar(console: Console) -> Progress:

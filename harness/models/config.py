@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -182,13 +184,22 @@ class DecoderConfig:
             raise InputError(f"{path}: not JSON ({error.msg}, line {error.lineno}); write it anew") from error
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}); a model folder holds config.json") from error
-        try:
+        with named(str(path), path):
             return build(cls, data, str(path))
-        except InputError as error:  # the records inside do not know where they come from
-            raise error if str(path) in str(error) else InputError(f"{path}: {error}") from None
 
     def to_json(self) -> str:
         return json.dumps(_without_none(dataclasses.asdict(self)), indent=1) + "\n"
+
+
+@contextlib.contextmanager
+def named(where: str, within: Path) -> Iterator[None]:
+    """Puts ``where`` before errors that do not begin with a path in ``within``: our records know of no file."""
+    try:
+        yield
+    except InputError as error:
+        if str(error).startswith(str(within)):
+            raise
+        raise InputError(f"{where}: {error}") from error
 
 
 def _check_least(record: Any, where: str, **least: int) -> None:

@@ -38,6 +38,7 @@ if not torch.cuda.is_available():
 import triton
 from gate_models import build
 
+from harness.bench.ceilings import wait_for
 from harness.bench.forced import Agreement, Chain, compare, force, forcing_budget, reference
 from harness.engine.engines import STATE_DTYPES, check_model, make_backend
 from harness.models.config import DecoderConfig
@@ -163,7 +164,7 @@ def draw(subject: Subject, weights: str, batch: int, chains: int, fixed_rows: in
         numbers = range(start, min(start + batch, chains))
         slots = range(len(numbers))
         backend.fork([n % problems for n in numbers], [n // problems for n in numbers], slots)
-        synchronize(backend.device)
+        wait_for(backend.device)
         began = time.perf_counter()
         for at in range(0, steps, 32):
             window = backend.window(len(slots), min(32, steps - at))
@@ -193,11 +194,6 @@ def draws(subject: Subject, weights: str) -> tuple[np.ndarray, list[Drawn]]:
                 )
             )  # fmt: skip
     return tokens[None], rows
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def cases(tokens: np.ndarray, scale: Scale) -> dict[str, tuple[int, list[Chain]]]:

@@ -11,7 +11,7 @@ from harness.models.checkpoints import hf_llama, hf_mamba2, llamba, mamba_in_lla
 from harness.models.checkpoints.fields import Fields, shown
 from harness.models.checkpoints.mapping import Plan, check, fill
 from harness.models.checkpoints.source import TensorSource, open_source
-from harness.models.config import DecoderConfig
+from harness.models.config import DecoderConfig, named
 from harness.models.decoder import Decoder
 from harness.records import InputError
 
@@ -64,13 +64,8 @@ def config_of(folder: Path, chosen: tuple[Format, Fields]) -> DecoderConfig:
 
 
 def _plan(folder: Path, chosen: tuple[Format, Fields], source: TensorSource) -> Plan:
-    try:
+    with named(chosen[1].where, folder):
         return chosen[0].plan(folder, chosen[1], source)
-    except InputError as error:
-        if str(error).startswith(str(folder)):
-            raise
-        # The records of our config check their fields too, and know of no file.
-        raise InputError(f"{chosen[1].where}: {error}") from error
 
 
 def _known() -> str:
