@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import torch
 
-from harness.engine.memory import SPARE_SHARE
+from harness.engine.memory import room
 from harness.kernels.mamba2_ring import ring_length as shortest_ring
 from harness.models.config import AttentionConfig, DecoderConfig, Mamba1Config, MambaConfig
 from harness.models.decoder import Decoder
@@ -208,13 +208,13 @@ def _convolutions(taps: int, kept: int, channels: int, layers: int, work: Worklo
 
 
 def largest_batch(config: DecoderConfig, work: Workload, memory_bytes: float) -> int:
-    """Rows that fit beside the weights, a spare share kept back as the sampler does; ``work.batch`` is not read."""
+    """Rows that fit beside the weights, what the native engine keeps back left free; ``work.batch`` is not read."""
     dtype, state_dtype = _FLOATS[work.dtype_bytes], _FLOATS[work.state_bytes]
     weights = work.dtype_bytes * sum(p.numel() for p in _parameters(config))
     row = slot_bytes(config, work.new_tokens, dtype, state_dtype) + (
         prompt_bytes(config, work.prompt, dtype, state_dtype) / work.rows_per_prompt
     )
-    return max(0, int((memory_bytes * (1 - SPARE_SHARE) - weights) / row))
+    return max(0, int((room(memory_bytes, "native") - weights) / row))
 
 
 def _parameters(config: DecoderConfig) -> list[torch.nn.Parameter]:

@@ -22,7 +22,7 @@ from harness.bench.cell import Cell, budget_of
 from harness.bench.energy import joules
 from harness.bench.roofline import Ceilings, Workload, step_seconds
 from harness.engine.engines import AnyBackend, check_model, make_backend
-from harness.engine.memory import SPARE_SHARE, available_bytes, check_batch, most_that_fit, needed_bytes
+from harness.engine.memory import available_bytes, check_batch, most_that_fit, needed_bytes, room
 from harness.engine.sampler import LOOK_EVERY
 from harness.models.resolve import LoadedModel
 from harness.records import InputError
@@ -142,7 +142,7 @@ class Bench:
             prompts = [cell.prompt] * -(-rows // cell.rows_per_prompt)
             return needed_bytes(self.model.decoder, prompts, cell.new_tokens, rows, self.engine, self.state_dtype)
 
-        return most_that_fit(bytes_of, available_bytes(self.device) * (1 - SPARE_SHARE), cell.batch)
+        return most_that_fit(bytes_of, room(available_bytes(self.device), self.engine), cell.batch)
 
     def _prompts(self, cell: Cell) -> list[list[int]]:
         count = -(-cell.batch // cell.rows_per_prompt)

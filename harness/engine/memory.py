@@ -13,8 +13,17 @@ from harness.models.decoder import Decoder
 from harness.models.state import prompt_bytes, slot_bytes
 from harness.records import InputError
 
-# Kept back for activations and the allocator's slack: a share of what is free.
+# Kept back for activations and the allocator's slack: a share of what is free; natively at most so many bytes, since
+# there a step's temporaries are planned and a prefill's pass is of at most ``PASS_TOKENS``: on an H100 peaks lie 1.2 to
+# 2.3 GiB above plan and weights.
 SPARE_SHARE = 0.15
+NATIVE_SPARE_BYTES = 6 * 2**30
+
+
+def room(free_bytes: float, engine: str) -> float:
+    """Of so many free bytes, those that a plan may fill."""
+    spare = SPARE_SHARE * free_bytes
+    return free_bytes - (min(spare, NATIVE_SPARE_BYTES) if engine == "native" else spare)
 
 
 def largest_batch(
@@ -31,24 +40,23 @@ def largest_batch(
     def bytes_of(slots: int) -> int:
         return needed_bytes(decoder, prompts, new_tokens, slots, engine, state_dtype)
 
-    room = free * (1 - SPARE_SHARE)
-    if bytes_of(1) > room:
+    if bytes_of(1) > room(free, engine):
         fixed = bytes_of(0)
         raise InputError(
             f"memory: {free / 2**30:.2f} GiB free, {len(prompts)} prompts need {fixed / 2**30:.2f} GiB and one slot"
             f" {(bytes_of(1) - fixed) / 2**30:.3f} GiB; lower max_new_tokens or limit"
         )
-    return most_that_fit(bytes_of, room)
+    return most_that_fit(bytes_of, room(free, engine))
 
 
-def most_that_fit(bytes_of: Callable[[int], int], room: float, known: int = 1) -> int:
-    """The largest n with bytes_of(n) <= room; ``known`` of them are known to fit."""
+def most_that_fit(bytes_of: Callable[[int], int], most: float, known: int = 1) -> int:
+    """The largest n with bytes_of(n) <= most; ``known`` of them are known to fit."""
     low, high = known, 2 * known
-    while bytes_of(high) <= room:
+    while bytes_of(high) <= most:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if bytes_of(middle) <= room else (low, middle)
+        low, high = (middle, high) if bytes_of(middle) <= most else (low, middle)
     return low
 
 

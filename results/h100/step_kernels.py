@@ -35,7 +35,7 @@ if not torch.cuda.is_available():
 from step_rivals import conv_update, selective_state_update
 from triton.runtime.errors import OutOfResources, PTXASError
 
-from harness.kernels.mamba2_launch import Launch, default_launch
+from harness.kernels.mamba2_launch import Launch, default_launch, launch_for
 from harness.kernels.mamba2_ring import Memory, Rows, ring_length
 from harness.kernels.mamba2_step import Mixer, mamba2_step, mamba2_step_triton
 
@@ -207,12 +207,13 @@ def check(inputs: Inputs, launch: Launch | None) -> float:
     return off
 
 
-def launches(cell: Cell, state_dtype: torch.dtype, dry: bool) -> list[Launch]:
-    """The default, then every other that keeps 16 to 64 registers of a tile for each thread."""
+def launches(inputs: Inputs, dry: bool) -> list[Launch]:
+    """The table's, the default, then every other that keeps 16 to 64 registers of a tile for each thread."""
+    cell, state_dtype = inputs.cell, inputs.state_dtype
     _, dim, size = cell.shape
+    found = [launch_for(inputs.memory, cell.rows), default_launch(dim, size)]
     if dry:
-        return [default_launch(dim, size), Launch(4, 8, 2)]
-    found = [default_launch(dim, size)]
+        return [*found, Launch(4, 8, 2)]
     for d, c, warps, registers in itertools.product((16, 32, 64), (32, 64, 128), (1, 2, 4), (96, 128, 168, 255)):
         kept = d * size * state_dtype.itemsize // (4 * 32 * warps)  # registers of a thread for its state
         if d <= dim and size // 4 <= c <= size and 16 <= kept <= 64 and kept + 48 <= registers <= 2 * kept + 128:
@@ -221,11 +222,11 @@ def launches(cell: Cell, state_dtype: torch.dtype, dry: bool) -> list[Launch]:
 
 
 def sweep(inputs: list[Inputs], search: bool, dry: bool) -> list[tuple[float, Launch]]:
-    """(seconds, launch), the default first."""
+    """(seconds, launch), the table's first."""
     cell = inputs[0].cell
     out = torch.empty(cell.rows, cell.inner, dtype=cell.dtype, device=cell.device)
     found = []
-    for launch in launches(cell, inputs[0].state_dtype, dry)[: None if search else 1]:
+    for launch in launches(inputs[0], dry)[: None if search else 1]:
         try:
             found.append((timed([functools.partial(i.run, launch, out) for i in inputs], cell.device), launch))
         except (OutOfResources, PTXASError) as failure:
@@ -239,7 +240,7 @@ def compile_part(chosen: list[Cell], states: list[str], part: int, parts: int) -
     for cell, state in itertools.product(chosen, states):
         state_dtype = getattr(torch, state)
         inputs = Inputs(cell, state_dtype, cell.length(state_dtype))
-        for launch in launches(cell, state_dtype, False)[part::parts]:
+        for launch in launches(inputs, False)[part::parts]:
             with contextlib.suppress(OutOfResources, PTXASError):
                 inputs.run(launch)
 
@@ -260,7 +261,7 @@ def main() -> None:
     parser.add_argument("--csv", metavar="FILE", help="write every timed launch here")
     parser.add_argument("--cells", type=int, nargs="*", metavar="N", help="cells to time, counted from 0")
     parser.add_argument("--states", nargs="*", default=["float16", "float32"], help="state dtypes")
-    parser.add_argument("--no-sweep", action="store_true", help="time the default launches alone")
+    parser.add_argument("--no-sweep", action="store_true", help="time the table's launches alone")
     parser.add_argument("--compile", type=int, nargs=2, metavar=("PART", "PARTS"), help="compile a part, time nothing")
     args = parser.parse_args()
     chosen = cells(args.dry_run)

@@ -9,7 +9,7 @@ import torch
 
 from harness.engine import memory
 from harness.engine.device_state import DeviceState, Mamba1Slots, MambaSlots, planned_bytes
-from harness.engine.memory import SPARE_SHARE, available_bytes, check_batch, largest_batch
+from harness.engine.memory import SPARE_SHARE, available_bytes, check_batch, largest_batch, room
 from harness.kernels.sample_step import sample_rows
 from harness.models.config import AttentionConfig, DecoderConfig, Mamba1Config, MambaConfig
 from harness.models.decoder import Decoder
@@ -39,6 +39,11 @@ def test_the_largest_batch_is_what_fits_beside_the_prompts(decoder, slots):
     assert largest_batch(decoder, prompts, new_tokens, free_bytes=int(need) + 2) == slots
     if slots > 1:
         assert largest_batch(decoder, prompts, new_tokens, free_bytes=int(need) - 2) == slots - 1
+
+
+def test_a_large_device_keeps_no_more_back_than_the_native_engine_uses_beside_its_plan():
+    assert room(80e9, "native") == 80e9 - 6 * 2**30
+    assert room(80e9, "eager") == room(8e9, "native") * 10 == pytest.approx(68e9)
 
 
 def test_float64_takes_twice_the_bytes():
