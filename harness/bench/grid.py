@@ -29,10 +29,10 @@ from harness.report.throughput import (
     crossover_table,
     read_rows,
     split_table,
-    throughput_plot,
     throughput_tables,
     write_rows,
 )
+from harness.report.throughput_plot import throughput_plot
 from harness.runs.manifest import device_facts
 
 BATCHES = tuple(1 << i for i in range(13))  # in which a crossover is looked for

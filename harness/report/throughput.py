@@ -1,4 +1,4 @@
-"""Throughput rows: the CSV they are kept in, the table a terminal shows, the plot against batch and length."""
+"""Throughput rows: the CSV they are kept in, and the table a terminal shows."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from rich import box
 from rich.table import Table
 
 from harness.records import InputError
-from harness.report import style
 
 BLANK = "–"
 
@@ -202,53 +199,3 @@ def _figure(value: float | None, digits: int) -> str:
 
 def _percent(share: float | None) -> str:
     return BLANK if share is None else f"{100 * share:.1f} %"
-
-
-def throughput_plot(rows: Sequence[Row]) -> Figure:
-    """Tokens/s against batch (a line for each length) and against new tokens (one for each batch)."""
-    if not rows:
-        raise InputError("no throughput rows to draw; measure a cell first")
-    names = list(dict.fromkeys((r.model, r.engine) for r in rows))
-    looks = {name: style.look(i) for i, name in enumerate(names)}
-    devices, dtypes = (" / ".join(sorted({getattr(r, f) for r in rows})) for f in ("device", "dtype"))
-    fig, axes = style.figure(
-        12.0, 6.0, "Tokens per second, sampling included", [],
-        f"{devices} · {dtypes} · prompt {' / '.join(str(p) for p in sorted({r.prompt for r in rows}))} tokens"
-        " · dashed: roofline of the algorithm in use, ceilings measured in the same run · numbers at the lines:"
-        " new tokens (left), batch (right)",
-        n_axes=2, legend=[style.handle(f"{model}, {engine}", looks[model, engine]) for model, engine in names],
-        left_in=0.95,
-    )  # fmt: skip
-    for ax, along, fixed in zip(axes, ("batch", "new_tokens"), ("new_tokens", "batch"), strict=True):
-        for name in names:
-            mine = [r for r in rows if (r.model, r.engine) == name]
-            for value in sorted({getattr(r, fixed) for r in mine}):
-                line = sorted((r for r in mine if getattr(r, fixed) == value), key=lambda r: getattr(r, along))
-                x = [getattr(r, along) for r in line]
-                look = looks[name]
-                ax.plot(x, [r.tokens_per_s for r in line], color=look.color, linestyle=look.line, marker=look.marker)
-                ax.annotate(
-                    f"{value:,}", (x[-1], line[-1].tokens_per_s), xytext=(7, 0), textcoords="offset points",
-                    va="center", fontsize=9, color=look.color,
-                )  # fmt: skip
-                # A rival's algorithm has a limit of its own, which would only cover up the model's.
-                limits = [
-                    (a, r.tokens_per_s / r.roofline_share)
-                    for a, r in zip(x, line, strict=True)
-                    if r.roofline_share and r.engine in ("native", "eager")
-                ]
-                ax.plot(
-                    [a for a, _ in limits], [rate for _, rate in limits], "--", color=look.color, linewidth=0.9,
-                    marker=look.marker, markerfacecolor="white", markersize=5,
-                )  # fmt: skip
-        ax.set_xscale("log", base=2)
-        ax.set_yscale("log")
-        ticks = sorted({getattr(r, along) for r in rows})
-        ax.set_xticks(ticks, [f"{t:,}" for t in ticks])
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        ax.yaxis.set_minor_locator(NullLocator())
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
-        ax.set_xlabel({"batch": "batch (rows)", "new_tokens": "new tokens"}[along])
-    axes[0].set_ylabel("tokens/s")
-    return fig

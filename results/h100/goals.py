@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.report.style import save
-from harness.report.throughput import BLANK, Row, read_rows, throughput_plot
+from harness.report.throughput import BLANK, Row, read_rows
+from harness.report.throughput_plot import throughput_plot
 
 HERE = Path(__file__).parent
 LLAMA, LLAMBA, MAMBA2 = "random:llama-3.2-1b", "random:llamba-1b", "random:mamba2-1.3b"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,10 @@ from harness.report.throughput import (
     Row,
     read_rows,
     split_table,
-    throughput_plot,
     throughput_tables,
     write_rows,
 )
+from harness.report.throughput_plot import throughput_plot
 
 CPU = torch.device("cpu")
 CEILINGS = Ceilings(1e10, 1e11)
@@ -233,12 +234,22 @@ def test_plot_draws_each_line_and_its_roofline() -> None:
     figure = throughput_plot(rows)
     for ax in figure.axes:
         assert len(ax.lines) == 2 * 2 * 2
-    rivals = [dataclasses.replace(row(chr(97 + i), 2, 8), engine="vllm") for i in range(8)]
+    rivals = [dataclasses.replace(row(chr(97 + i), 2, 8), engine=e) for i in range(8) for e in ("vllm", "mamba_ssm")]
     for ax in throughput_plot(rivals).axes:
         drawn = [line for line in ax.lines if len(line.get_xdata())]
-        assert len({(line.get_color(), line.get_marker()) for line in drawn}) == len(drawn) == 8
+        assert len({(x.get_color(), x.get_marker(), x.get_fillstyle()) for x in drawn}) == len(drawn) == 16
     with pytest.raises(InputError, match="no throughput rows"):
         throughput_plot([])
+
+
+def test_plot_labels_and_ticks_leave_each_other_room() -> None:
+    figure = throughput_plot([row(chr(97 + i), batch, 8) for i in range(5) for batch in (256, 260, 263, 512)])
+    figure.canvas.draw()
+    batch, length = figure.axes
+    assert [tick.get_text() for tick in batch.get_xticklabels()] == ["256", "512"]
+    for ax in (batch, length):
+        boxes = sorted((text.get_window_extent() for text in ax.texts), key=lambda box: box.y0)
+        assert boxes and not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 def test_senseless_grids_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,122 @@
+"""The plot of throughput rows against batch and against length, each algorithm's roofline with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from harness.records import InputError
+from harness.report import style
+from harness.report.throughput import Row
+
+# How much of a marker is filled; its shape and colour are the model's.
+_FILLS = {"native": "full", "eager": "right", "vllm": "none", "mamba_ssm": "bottom"}
+_LABEL_PT = 9
+_TICK_APART = 1.15  # batches or lengths nearer than this to the tick before get none
+
+
+def throughput_plot(rows: Sequence[Row]) -> Figure:
+    """Tokens/s against batch (a line for each length) and against new tokens (one for each batch)."""
+    if not rows:
+        raise InputError("no throughput rows to draw; measure a cell first")
+    looks = {model: style.look(i) for i, model in enumerate(dict.fromkeys(r.model for r in rows))}
+    pairs = sorted(dict.fromkeys((r.model, r.engine) for r in rows), key=lambda pair: list(looks).index(pair[0]))
+    devices, dtypes = (" / ".join(sorted({getattr(r, f) for r in rows})) for f in ("device", "dtype"))
+    fig, axes = style.figure(
+        12.0, 6.6, "Tokens per second, sampling included", [],
+        f"{devices} · {dtypes} · prompt {' / '.join(str(p) for p in sorted({r.prompt for r in rows}))} tokens"
+        " · dashed: roofline of our algorithm, ceilings measured in the same run · numbers at the lines:"
+        " new tokens (left), batch (right)",
+        n_axes=2, legend=[_handle(model, engine, looks[model]) for model, engine in pairs], left_in=0.95,
+    )  # fmt: skip
+    for ax, along, fixed in zip(axes, ("batch", "new_tokens"), ("new_tokens", "batch"), strict=True):
+        labels = []
+        for model, engine in pairs:
+            mine, look = [r for r in rows if (r.model, r.engine) == (model, engine)], looks[model]
+            for value in sorted({getattr(r, fixed) for r in mine}):
+                line = sorted((r for r in mine if getattr(r, fixed) == value), key=lambda r: getattr(r, along))
+                x = [getattr(r, along) for r in line]
+                ax.plot(
+                    x, [r.tokens_per_s for r in line], color=look.color, linestyle=look.line, marker=look.marker,
+                    fillstyle=_FILLS[engine], linewidth=1.5 if engine in ("native", "eager") else 0.9,
+                )  # fmt: skip
+                labels.append((x[-1], line[-1].tokens_per_s, f"{value:,}", look.color))
+                # A rival's algorithm has a limit of its own, which would only cover up the model's.
+                limits = [
+                    (a, r.tokens_per_s / r.roofline_share)
+                    for a, r in zip(x, line, strict=True)
+                    if r.roofline_share and engine in ("native", "eager")
+                ]
+                ax.plot(
+                    [a for a, _ in limits], [rate for _, rate in limits], "--", color=look.color, linewidth=0.8,
+                    marker="_", markersize=9,
+                )  # fmt: skip
+        ax.set_xscale("log", base=2)
+        ax.set_yscale("log")
+        ticks = _apart(sorted({getattr(r, along) for r in rows}))
+        ax.set_xticks(ticks, [f"{t:,}" for t in ticks])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.yaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+        ax.set_xlabel({"batch": "batch (rows)", "new_tokens": "new tokens"}[along])
+        _place(ax, labels, [(getattr(r, along), r.tokens_per_s) for r in rows])
+    axes[0].set_ylabel("tokens/s")
+    return fig
+
+
+def _handle(model: str, engine: str, look: style.Look) -> Line2D:
+    entry = style.handle(f"{model}, {engine}", look)
+    entry.set_fillstyle(_FILLS[engine])  # type: ignore[arg-type]  # a Literal of its own
+    return entry
+
+
+def _apart(values: Iterable[int]) -> list[int]:
+    """Ascending values without those too near to the last that stays."""
+    kept: list[int] = []
+    for value in values:
+        if not kept or value >= _TICK_APART * kept[-1]:
+            kept.append(value)
+    return kept
+
+
+def _place(ax: Axes, labels: Iterable[tuple[float, float, str, str]], points: Iterable[tuple[float, float]]) -> None:
+    """Label points (x, y, text, colour): one label for a colour's points at one place, right of it or left, none over
+    another or over one of all ``points``; where both sides are taken, the nearest height that is free.
+    """
+    scale = ax.figure.dpi / 72
+    height = 1.05 * _LABEL_PT * scale
+    merged: list[tuple[float, float, list[str], str]] = []
+    for x, y, text, color in sorted(labels, key=lambda label: label[1]):
+        at_x, at_y = ax.transData.transform((x, y))
+        for other_x, other_y, texts, other_color in merged:
+            if color == other_color and abs(at_x - other_x) < height and abs(at_y - other_y) < height / 2:
+                texts.append(text)
+                break
+        else:
+            merged.append((at_x, at_y, [text], color))
+    # Left, right and middle of markers and labels, in pixels.
+    markers = [ax.transData.transform(point) for point in points]
+    placed = [(x - 3 * scale, x + 3 * scale, y) for x, y in markers]
+
+    def free(left: float, right: float, middle: float) -> bool:
+        return not any(a < right and left < b and abs(middle - y) < height for a, b, y in placed)
+
+    for at_x, at_y, texts, color in merged:
+        text = ", ".join(sorted(set(texts), key=lambda t: (len(t), t)))
+        gap, width = 7 * scale, 0.62 * _LABEL_PT * len(text) * scale
+        sides = {"left": (at_x + gap, at_x + gap + width), "right": (at_x - gap - width, at_x - gap)}  # by alignment
+        shifts = sorted(np.arange(-20, 21) * height / 4, key=abs)
+        spot = next((s, side) for s in shifts for side in sides if free(*sides[side], at_y + s))
+        placed.append((*sides[spot[1]], at_y + spot[0]))
+        ax.annotate(
+            text, (at_x, at_y), xycoords="figure pixels", xytext=(7 if spot[1] == "left" else -7, spot[0] / scale),
+            textcoords="offset points", ha=spot[1], va="center", fontsize=_LABEL_PT, color=color,
+            path_effects=[withStroke(linewidth=2.5, foreground="white")], zorder=4,
+        )  # fmt: skip
