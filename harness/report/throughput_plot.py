@@ -44,7 +44,7 @@ def throughput_plot(rows: Sequence[Row]) -> Figure:
                 x = [getattr(r, along) for r in line]
                 ax.plot(
                     x, [r.tokens_per_s for r in line], color=look.color, linestyle=look.line, marker=look.marker,
-                    fillstyle=_FILLS[engine], linewidth=1.5 if engine in ("native", "eager") else 0.9,
+                    fillstyle=_FILLS.get(engine, "full"), linewidth=1.5 if engine in ("native", "eager") else 0.9,
                 )  # fmt: skip
                 labels.append((x[-1], line[-1].tokens_per_s, f"{value:,}", look.color))
                 # A rival's algorithm has a limit of its own, which would only cover up the model's.
@@ -73,7 +73,7 @@ def throughput_plot(rows: Sequence[Row]) -> Figure:
 
 def _handle(model: str, engine: str, look: style.Look) -> Line2D:
     entry = style.handle(f"{model}, {engine}", look)
-    entry.set_fillstyle(_FILLS[engine])  # type: ignore[arg-type]  # a Literal of its own
+    entry.set_fillstyle(_FILLS.get(engine, "full"))  # type: ignore[arg-type]  # a Literal of its own
     return entry
 
 
