@@ -214,7 +214,7 @@ def largest_batch(config: DecoderConfig, work: Workload, memory_bytes: float) ->
     row = slot_bytes(config, work.new_tokens, dtype, state_dtype) + (
         prompt_bytes(config, work.prompt, dtype, state_dtype) / work.rows_per_prompt
     )
-    return max(0, int((room(memory_bytes, "native") - weights) / row))
+    return max(0, int(room(memory_bytes - weights, "native") / row))
 
 
 def _parameters(config: DecoderConfig) -> list[torch.nn.Parameter]:

@@ -1,6 +1,6 @@
 """How figures look: colours, dashes and markers that survive greyscale, margins in inches, the caption.
 
-Dashes of the form ``--`` are kept for guess curves alone. Figures are built on the object-oriented
+Dashes of the form ``--`` are kept for limits: guess curves, rooflines. Figures are built on the object-oriented
 ``Figure`` API, so two reports can be drawn in one process without sharing state.
 """
 

@@ -17,6 +17,7 @@ from harness.report.throughput import Row
 
 # How much of a marker is filled; its shape and colour are the model's.
 _FILLS = {"native": "full", "eager": "right", "vllm": "none", "mamba_ssm": "bottom"}
+_OURS = ("native", "eager")
 _LABEL_PT = 9
 _TICK_APART = 1.15  # batches or lengths nearer than this to the tick before get none
 
@@ -31,8 +32,8 @@ def throughput_plot(rows: Sequence[Row]) -> Figure:
     fig, axes = style.figure(
         12.0, 6.6, "Tokens per second, sampling included", [],
         f"{devices} · {dtypes} · prompt {' / '.join(str(p) for p in sorted({r.prompt for r in rows}))} tokens"
-        " · dashed: roofline of our algorithm, ceilings measured in the same run · numbers at the lines:"
-        " new tokens (left), batch (right)",
+        " · dashed: roofline of our algorithm, on an H100 at 3.0 TB/s or more · numbers at the lines: new tokens"
+        " (left), batch (right)",
         n_axes=2, legend=[_handle(model, engine, looks[model]) for model, engine in pairs], left_in=0.95,
     )  # fmt: skip
     for ax, along, fixed in zip(axes, ("batch", "new_tokens"), ("new_tokens", "batch"), strict=True):
@@ -44,19 +45,15 @@ def throughput_plot(rows: Sequence[Row]) -> Figure:
                 x = [getattr(r, along) for r in line]
                 ax.plot(
                     x, [r.tokens_per_s for r in line], color=look.color, linestyle=look.line, marker=look.marker,
-                    fillstyle=_FILLS.get(engine, "full"), linewidth=1.5 if engine in ("native", "eager") else 0.9,
+                    fillstyle=_FILLS.get(engine, "full"), linewidth=_width(engine),
                 )  # fmt: skip
                 labels.append((x[-1], line[-1].tokens_per_s, f"{value:,}", look.color))
                 # A rival's algorithm has a limit of its own, which would only cover up the model's.
                 limits = [
-                    (a, r.tokens_per_s / r.roofline_share)
-                    for a, r in zip(x, line, strict=True)
-                    if r.roofline_share and engine in ("native", "eager")
+                    (a, r.tokens_per_s / r.roofline_share) for a, r in zip(x, line, strict=True) if r.roofline_share
                 ]
-                ax.plot(
-                    [a for a, _ in limits], [rate for _, rate in limits], "--", color=look.color, linewidth=0.8,
-                    marker="_", markersize=9,
-                )  # fmt: skip
+                if engine in _OURS and limits:
+                    ax.plot(*zip(*limits, strict=True), "--", color=look.color, linewidth=0.8, marker="_", markersize=9)
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
         ticks = _apart(sorted({getattr(r, along) for r in rows}))
@@ -73,8 +70,13 @@ def throughput_plot(rows: Sequence[Row]) -> Figure:
 
 def _handle(model: str, engine: str, look: style.Look) -> Line2D:
     entry = style.handle(f"{model}, {engine}", look)
+    entry.set_linewidth(_width(engine))
     entry.set_fillstyle(_FILLS.get(engine, "full"))  # type: ignore[arg-type]  # a Literal of its own
     return entry
+
+
+def _width(engine: str) -> float:
+    return 1.5 if engine in _OURS else 0.9
 
 
 def _apart(values: Iterable[int]) -> list[int]:
@@ -88,35 +90,41 @@ def _apart(values: Iterable[int]) -> list[int]:
 
 def _place(ax: Axes, labels: Iterable[tuple[float, float, str, str]], points: Iterable[tuple[float, float]]) -> None:
     """Label points (x, y, text, colour): one label for a colour's points at one place, right of it or left, none over
-    another or over one of all ``points``; where both sides are taken, the nearest height that is free.
+    another, over one of all ``points`` or outside; where both sides are taken, the nearest height that is free.
     """
     scale = ax.figure.dpi / 72
     height = 1.05 * _LABEL_PT * scale
+    ax.margins(x=0.1)
+    ax.autoscale_view()  # now: positions in pixels are asked for before anything is drawn
+    box = ax.get_window_extent()
     merged: list[tuple[float, float, list[str], str]] = []
     for x, y, text, color in sorted(labels, key=lambda label: label[1]):
         at_x, at_y = ax.transData.transform((x, y))
         for other_x, other_y, texts, other_color in merged:
-            if color == other_color and abs(at_x - other_x) < height and abs(at_y - other_y) < height / 2:
+            beside_x, beside_y = ax.transData.transform((other_x, other_y))
+            if color == other_color and abs(at_x - beside_x) < height and abs(at_y - beside_y) < height / 2:
                 texts.append(text)
                 break
         else:
-            merged.append((at_x, at_y, [text], color))
+            merged.append((x, y, [text], color))
     # Left, right and middle of markers and labels, in pixels.
-    markers = [ax.transData.transform(point) for point in points]
-    placed = [(x - 3 * scale, x + 3 * scale, y) for x, y in markers]
+    placed = [(x - 3 * scale, x + 3 * scale, y) for x, y in (ax.transData.transform(point) for point in points)]
 
     def free(left: float, right: float, middle: float) -> bool:
-        return not any(a < right and left < b and abs(middle - y) < height for a, b, y in placed)
+        inside = box.x0 < left and right < box.x1
+        return inside and not any(a < right and left < b and abs(middle - y) < height for a, b, y in placed)
 
-    for at_x, at_y, texts, color in merged:
-        text = ", ".join(sorted(set(texts), key=lambda t: (len(t), t)))
+    for x, y, texts, color in merged:
+        at_x, at_y = ax.transData.transform((x, y))
+        text = " / ".join(sorted(set(texts), key=lambda t: (len(t), t)))
         gap, width = 7 * scale, 0.62 * _LABEL_PT * len(text) * scale
         sides = {"left": (at_x + gap, at_x + gap + width), "right": (at_x - gap - width, at_x - gap)}  # by alignment
         shifts = sorted(np.arange(-20, 21) * height / 4, key=abs)
-        spot = next((s, side) for s in shifts for side in sides if free(*sides[side], at_y + s))
-        placed.append((*sides[spot[1]], at_y + spot[0]))
+        spots = ((shift, side) for shift in shifts for side in sides if free(*sides[side], at_y + shift))
+        shift, side = next(spots, (0.0, "left"))  # with too many of them, one over another after all
+        placed.append((*sides[side], at_y + shift))
         ax.annotate(
-            text, (at_x, at_y), xycoords="figure pixels", xytext=(7 if spot[1] == "left" else -7, spot[0] / scale),
-            textcoords="offset points", ha=spot[1], va="center", fontsize=_LABEL_PT, color=color,
+            text, (x, y), xytext=(7 if side == "left" else -7, shift / scale), textcoords="offset points", ha=side,
+            va="center", fontsize=_LABEL_PT, color=color,
             path_effects=[withStroke(linewidth=2.5, foreground="white")], zorder=4,
         )  # fmt: skip

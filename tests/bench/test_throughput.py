@@ -236,8 +236,8 @@ def test_plot_draws_each_line_and_its_roofline() -> None:
         assert len(ax.lines) == 2 * 2 * 2
     rivals = [dataclasses.replace(row(chr(97 + i), 2, 8), engine=e) for i in range(8) for e in ("vllm", "mamba_ssm")]
     for ax in throughput_plot(rivals).axes:
-        drawn = [line for line in ax.lines if len(line.get_xdata())]
-        assert len({(x.get_color(), x.get_marker(), x.get_fillstyle()) for x in drawn}) == len(drawn) == 16
+        drawn = {(line.get_color(), line.get_marker(), line.get_fillstyle()) for line in ax.lines}
+        assert len(drawn) == len(ax.lines) == 16
     with pytest.raises(InputError, match="no throughput rows"):
         throughput_plot([])
 
@@ -250,6 +250,13 @@ def test_plot_labels_and_ticks_leave_each_other_room() -> None:
     for ax in (batch, length):
         boxes = sorted((text.get_window_extent() for text in ax.texts), key=lambda box: box.y0)
         assert boxes and not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+        frame = ax.get_window_extent()
+        assert all(frame.x0 < box.x0 and box.x1 < frame.x1 for box in boxes)
+
+
+def test_plot_is_drawn_though_its_labels_are_longer_than_itself() -> None:
+    crowd = [row(chr(97 + i), 2, 8 + n) for i in range(6) for n in range(32)]
+    assert all(len(label.get_text()) > 100 for label in throughput_plot(crowd).axes[0].texts)
 
 
 def test_senseless_grids_are_refused(tmp_path: Path) -> None:

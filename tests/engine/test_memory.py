@@ -9,7 +9,7 @@ import torch
 
 from harness.engine import memory
 from harness.engine.device_state import DeviceState, Mamba1Slots, MambaSlots, planned_bytes
-from harness.engine.memory import SPARE_SHARE, available_bytes, check_batch, largest_batch, room
+from harness.engine.memory import SPARE_SHARE, available_bytes, check_batch, largest_batch, needed_bytes, room
 from harness.kernels.sample_step import sample_rows
 from harness.models.config import AttentionConfig, DecoderConfig, Mamba1Config, MambaConfig
 from harness.models.decoder import Decoder
@@ -41,9 +41,13 @@ def test_the_largest_batch_is_what_fits_beside_the_prompts(decoder, slots):
         assert largest_batch(decoder, prompts, new_tokens, free_bytes=int(need) - 2) == slots - 1
 
 
-def test_a_large_device_keeps_no_more_back_than_the_native_engine_uses_beside_its_plan():
-    assert room(80e9, "native") == 80e9 - 6 * 2**30
-    assert room(80e9, "eager") == room(8e9, "native") * 10 == pytest.approx(68e9)
+@pytest.mark.parametrize(("engine", "free", "kept_back"), [("native", 20, 3), ("native", 80, 6), ("eager", 80, 12)])
+def test_a_share_is_kept_back_but_natively_at_most_6_gib(decoder, engine, free, kept_back):
+    gib = 2**30
+    assert room(free * gib, engine) == pytest.approx((free - kept_back) * gib)
+    most = largest_batch(decoder, [64], 64, engine, free_bytes=free * gib)
+    need = needed_bytes(decoder, [64], 64, most, engine, torch.float32)
+    assert (free - kept_back - 0.01) * gib < need <= (free - kept_back) * gib
 
 
 def test_float64_takes_twice_the_bytes():
