@@ -299,7 +299,7 @@ def _step_kernel(
             rounded = whole.to(state.dtype.element_ty)
             if CLAMP:
                 # Rare: one maximum an entry finds it, and only then is it counted.
-                if tl.max(tl.max(tl.abs(whole), 1), 0) > 65504:
+                if tl.max(tl.abs(whole)) > 65504:
                     tl.atomic_add(saturated, tl.sum((tl.abs(whole) > 65504).to(tl.int32)), sem="relaxed")
                 most = tl.full([1, 1], 65504, rounded.dtype)  # two entries an instruction
                 rounded = tl.clamp(rounded, -most, most, tl.PropagateNan.ALL)

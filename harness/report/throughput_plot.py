@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -34,7 +35,8 @@ def throughput_plot(rows: Sequence[Row]) -> Figure:
         f"{devices} · {dtypes} · prompt {' / '.join(str(p) for p in sorted({r.prompt for r in rows}))} tokens"
         " · dashed: roofline of our algorithm, on an H100 at 3.0 TB/s or more · numbers at the lines: new tokens"
         " (left), batch (right)",
-        n_axes=2, legend=[_handle(model, engine, looks[model]) for model, engine in pairs], left_in=0.95,
+        n_axes=2, left_in=0.95,
+        legend=[Line2D([], [], label=f"{name}, {engine}", **_drawn(looks[name], engine)) for name, engine in pairs],
     )  # fmt: skip
     for ax, along, fixed in zip(axes, ("batch", "new_tokens"), ("new_tokens", "batch"), strict=True):
         labels = []
@@ -43,10 +45,7 @@ def throughput_plot(rows: Sequence[Row]) -> Figure:
             for value in sorted({getattr(r, fixed) for r in mine}):
                 line = sorted((r for r in mine if getattr(r, fixed) == value), key=lambda r: getattr(r, along))
                 x = [getattr(r, along) for r in line]
-                ax.plot(
-                    x, [r.tokens_per_s for r in line], color=look.color, linestyle=look.line, marker=look.marker,
-                    fillstyle=_FILLS.get(engine, "full"), linewidth=_width(engine),
-                )  # fmt: skip
+                ax.plot(x, [r.tokens_per_s for r in line], **_drawn(look, engine))
                 labels.append((x[-1], line[-1].tokens_per_s, f"{value:,}", look.color))
                 # A rival's algorithm has a limit of its own, which would only cover up the model's.
                 limits = [
@@ -68,15 +67,15 @@ def throughput_plot(rows: Sequence[Row]) -> Figure:
     return fig
 
 
-def _handle(model: str, engine: str, look: style.Look) -> Line2D:
-    entry = style.handle(f"{model}, {engine}", look)
-    entry.set_linewidth(_width(engine))
-    entry.set_fillstyle(_FILLS.get(engine, "full"))  # type: ignore[arg-type]  # a Literal of its own
-    return entry
-
-
-def _width(engine: str) -> float:
-    return 1.5 if engine in _OURS else 0.9
+def _drawn(look: style.Look, engine: str) -> dict[str, Any]:
+    """How a model's line in an engine is drawn."""
+    return {
+        "color": look.color,
+        "linestyle": look.line,
+        "marker": look.marker,
+        "fillstyle": _FILLS.get(engine, "full"),
+        "linewidth": 1.5 if engine in _OURS else 0.9,
+    }
 
 
 def _apart(values: Iterable[int]) -> list[int]:
@@ -97,16 +96,15 @@ def _place(ax: Axes, labels: Iterable[tuple[float, float, str, str]], points: It
     ax.margins(x=0.1)
     ax.autoscale_view()  # now: positions in pixels are asked for before anything is drawn
     box = ax.get_window_extent()
-    merged: list[tuple[float, float, list[str], str]] = []
+    merged: list[tuple[float, float, float, float, list[str], str]] = []  # data, pixels, texts, colour
     for x, y, text, color in sorted(labels, key=lambda label: label[1]):
         at_x, at_y = ax.transData.transform((x, y))
-        for other_x, other_y, texts, other_color in merged:
-            beside_x, beside_y = ax.transData.transform((other_x, other_y))
+        for _, _, beside_x, beside_y, texts, other_color in merged:
             if color == other_color and abs(at_x - beside_x) < height and abs(at_y - beside_y) < height / 2:
                 texts.append(text)
                 break
         else:
-            merged.append((x, y, [text], color))
+            merged.append((x, y, at_x, at_y, [text], color))
     # Left, right and middle of markers and labels, in pixels.
     placed = [(x - 3 * scale, x + 3 * scale, y) for x, y in (ax.transData.transform(point) for point in points)]
 
@@ -114,12 +112,11 @@ def _place(ax: Axes, labels: Iterable[tuple[float, float, str, str]], points: It
         inside = box.x0 < left and right < box.x1
         return inside and not any(a < right and left < b and abs(middle - y) < height for a, b, y in placed)
 
-    for x, y, texts, color in merged:
-        at_x, at_y = ax.transData.transform((x, y))
+    shifts = sorted(np.arange(-20, 21) * height / 4, key=abs)
+    for x, y, at_x, at_y, texts, color in merged:
         text = " / ".join(sorted(set(texts), key=lambda t: (len(t), t)))
         gap, width = 7 * scale, 0.62 * _LABEL_PT * len(text) * scale
         sides = {"left": (at_x + gap, at_x + gap + width), "right": (at_x - gap - width, at_x - gap)}  # by alignment
-        shifts = sorted(np.arange(-20, 21) * height / 4, key=abs)
         spots = ((shift, side) for shift in shifts for side in sides if free(*sides[side], at_y + shift))
         shift, side = next(spots, (0.0, "left"))  # with too many of them, one over another after all
         placed.append((*sides[side], at_y + shift))

@@ -207,14 +207,15 @@ def check(inputs: Inputs, launch: Launch | None) -> float:
     return off
 
 
-def launches(inputs: Inputs, dry: bool) -> list[Launch]:
-    """The table's, the default, then every other that keeps 16 to 64 registers of a tile for each thread."""
+def launches(inputs: Inputs, search: bool, dry: bool) -> list[Launch]:
+    """The table's and the default; to search, every other too that keeps 16 to 64 registers of a tile a thread."""
     cell, state_dtype = inputs.cell, inputs.state_dtype
     _, dim, size = cell.shape
     found = [launch_for(inputs.memory, cell.rows), default_launch(dim, size)]
+    swept = itertools.product((16, 32, 64), (32, 64, 128), (1, 2, 4), (96, 128, 168, 255))
     if dry:
-        return [*found, Launch(4, 8, 2)]
-    for d, c, warps, registers in itertools.product((16, 32, 64), (32, 64, 128), (1, 2, 4), (96, 128, 168, 255)):
+        found.append(Launch(4, 8, 2))
+    for d, c, warps, registers in swept if search and not dry else ():
         kept = d * size * state_dtype.itemsize // (4 * 32 * warps)  # registers of a thread for its state
         if d <= dim and size // 4 <= c <= size and 16 <= kept <= 64 and kept + 48 <= registers <= 2 * kept + 128:
             found += [Launch(d, c, warps, registers, again) for again in (False, True)]
@@ -226,7 +227,7 @@ def sweep(inputs: list[Inputs], search: bool, dry: bool) -> list[tuple[float, La
     cell = inputs[0].cell
     out = torch.empty(cell.rows, cell.inner, dtype=cell.dtype, device=cell.device)
     found = []
-    for launch in launches(inputs[0], dry)[: None if search else 2]:
+    for launch in launches(inputs[0], search, dry):
         try:
             found.append((timed([functools.partial(i.run, launch, out) for i in inputs], cell.device), launch))
         except (OutOfResources, PTXASError) as failure:
@@ -240,7 +241,7 @@ def compile_part(chosen: list[Cell], states: list[str], part: int, parts: int) -
     for cell, state in itertools.product(chosen, states):
         state_dtype = getattr(torch, state)
         inputs = Inputs(cell, state_dtype, cell.length(state_dtype))
-        for launch in launches(inputs, False)[part::parts]:
+        for launch in launches(inputs, True, False)[part::parts]:
             with contextlib.suppress(OutOfResources, PTXASError):
                 inputs.run(launch)
 

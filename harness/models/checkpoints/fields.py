@@ -103,6 +103,22 @@ class Fields:
             raise InputError(f"{self.where}: {name} = {shown(value)}; expected a token id or a list of them")
         return tuple(ids)
 
+    def layer_numbers(self, name: str, depth: int, default: list[int] = _REQUIRED) -> list[int]:
+        """Numbers of layers, counted from 0."""
+        value = self.get(name, list, default)
+        if not all(type(i) is int and 0 <= i < depth for i in value):
+            raise InputError(f"{self.where}: {name} = {shown(value)}; expected layers from 0 to {depth - 1}")
+        return value
+
+    def padded_vocabulary(self) -> int:
+        """``vocab_size`` as mamba_ssm and what descends from it pad the embedding's rows."""
+        multiple = self.size("pad_vocab_size_multiple", 8)
+        return -(-self.size("vocab_size") // multiple) * multiple
+
+    def dt_rank(self, width: int) -> int:
+        """Of a Mamba-1 mixer; ``auto``, the default, is a sixteenth of the width."""
+        return -(-width // 16) if self.data.get("dt_rank", "auto") == "auto" else self.size("dt_rank")
+
     def rope(self) -> tuple[float, RopeScaling]:
         """theta and scaling, from ``rope_theta`` and ``rope_scaling`` or, in newer files, ``rope_parameters``."""
         newer = self.data.get("rope_parameters")

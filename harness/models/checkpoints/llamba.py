@@ -43,14 +43,14 @@ def _config(folder: Path, config: Fields) -> DecoderConfig:
     mlp.only("bias", False)
     config.only("lm_head_bias", False)
     config.only("norm_epsilon", _BLOCK_EPS)
-    width, multiple = config.size("d_model"), config.size("pad_vocab_size_multiple", 8)
+    width = config.size("d_model")
     inner, heads = ssm.size("expand", 1) * width, ssm.size("n_v_heads", 32)
     if inner % heads:
         raise InputError(f"{ssm.where}: n_v_heads = {heads}: must divide expand * d_model = {inner}")
     layers: tuple[LayerKind, ...] = tuple("discrete_mamba2" for _ in range(config.layers("n_layer", 32)))
     eos, bos = special_tokens(folder, config)
     return DecoderConfig(
-        vocab_size=-(-config.size("vocab_size") // multiple) * multiple,
+        vocab_size=config.padded_vocabulary(),
         width=width,
         layers=layers,
         mlp=mlp.size("intermediate_size"),

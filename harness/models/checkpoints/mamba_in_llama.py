@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.models.checkpoints.fields import Fields, shown
+from harness.models.checkpoints.fields import Fields
 from harness.models.checkpoints.hf_llama import around, attention, ends, llama_config, tied_head
 from harness.models.checkpoints.mapping import Entry, Plan, conv, rows, same
 from harness.models.checkpoints.mixers import mamba2, merged_attention
@@ -39,9 +39,8 @@ def plan(folder: Path, config: Fields, source: TensorSource) -> Plan:
 
 
 def _config(folder: Path, config: Fields, mamba: Fields) -> DecoderConfig:
-    depth, kept = config.layers("num_hidden_layers"), mamba.get("attn_layers", list)
-    if not all(type(i) is int and 0 <= i < depth for i in kept):
-        raise InputError(f"{mamba.where}: attn_layers = {shown(kept)}; expected layers from 0 to {depth - 1}")
+    depth = config.layers("num_hidden_layers")
+    kept = mamba.layer_numbers("attn_layers", depth)
     ssm = mamba.inside("ssm_cfg")
     # Mamba-2 alone has groups of its own.
     kind: LayerKind = "mamba2" if "ngroups" in ssm.data else "mamba1"
@@ -71,10 +70,9 @@ def _mamba1(mamba: Fields, ssm: Fields, inner: int) -> Mamba1Config:
     ssm.only("conv_bias", True)
     for name in biases:
         ssm.only(name, False)
-    width = mamba.size("d_model")
     return Mamba1Config(
         inner=inner,
-        dt_rank=-(-width // 16) if ssm.data.get("dt_rank", "auto") == "auto" else ssm.size("dt_rank"),
+        dt_rank=ssm.dt_rank(mamba.size("d_model")),
         state=ssm.size("d_state", 16),
         xb=mamba.size("d_xb"),
         conv=ssm.size("d_conv", 4),

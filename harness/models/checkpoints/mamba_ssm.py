@@ -41,15 +41,13 @@ def plan(folder: Path, config: Fields, source: TensorSource) -> Plan:
 def _config(folder: Path, config: Fields) -> DecoderConfig:
     config.only("rms_norm", True)
     width, depth = config.size("d_model"), config.layers("n_layer")
-    ssm, multiple = config.inside("ssm_cfg"), config.size("pad_vocab_size_multiple", 8)
+    ssm = config.inside("ssm_cfg")
     kind: LayerKind = "mamba2" if ssm.get("layer", str, "Mamba1") == "Mamba2" else "mamba1"
     ssm.only("layer", "Mamba1", "Mamba2")
-    kept = config.get("attn_layer_idx", list, [])
-    if not all(type(i) is int and 0 <= i < depth for i in kept):
-        raise InputError(f"{config.where}: attn_layer_idx = {shown(kept)}; expected layers from 0 to {depth - 1}")
+    kept = config.layer_numbers("attn_layer_idx", depth, [])
     eos, bos = special_tokens(folder, config)
     return DecoderConfig(
-        vocab_size=-(-config.size("vocab_size") // multiple) * multiple,
+        vocab_size=config.padded_vocabulary(),
         width=width,
         layers=tuple("attention" if i in kept else kind for i in range(depth)),
         mlp=-(-config.size("d_intermediate", 0, least=0) // 128) * 128,
@@ -117,9 +115,8 @@ def _mamba1(ssm: Fields, width: int) -> Mamba1Config:
     ssm.known("d_state", "d_conv", "expand", "dt_rank", "bias", "conv_bias", *_NO_MATTER)
     ssm.only("bias", False)
     ssm.only("conv_bias", True)
-    rank = -(-width // 16) if ssm.data.get("dt_rank", "auto") == "auto" else ssm.size("dt_rank")
     inner = ssm.size("expand", 2) * width
-    return Mamba1Config(inner, rank, ssm.size("d_state", 16), conv=ssm.size("d_conv", 4))
+    return Mamba1Config(inner, ssm.dt_rank(width), ssm.size("d_state", 16), conv=ssm.size("d_conv", 4))
 
 
 def _entries(config: DecoderConfig) -> Iterator[Entry]:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from harness.models.checkpoints.mapping import kept_wide
-from harness.models.checkpoints.source import what_it_is
+from harness.models.checkpoints.source import not_whole
 from harness.models.config import DecoderConfig
 from harness.models.decoder import Decoder
 from harness.records import InputError
@@ -29,8 +29,7 @@ def load(folder: Path, dtype: torch.dtype, device: torch.device) -> Decoder:
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        otherwise = f"not a whole safetensors file ({error}); copy it again"
-        raise InputError(f"{path}: {what_it_is(path, otherwise)}") from error
+        raise not_whole(path, error) from error
     return assemble(config, tensors, str(path), dtype, device)
 
 

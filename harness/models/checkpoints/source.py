@@ -91,8 +91,12 @@ def _opened(path: Path):  # type: ignore[no-untyped-def]  # safetensors names no
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        otherwise = f"not a whole safetensors file ({error}); copy it again"
-        raise InputError(f"{path}: {what_it_is(path, otherwise)}") from error
+        raise not_whole(path, error) from error
+
+
+def not_whole(path: Path, error: Exception) -> InputError:
+    """What to say of a safetensors file that its library does not take."""
+    return InputError(f"{path}: {what_it_is(path, f'not a whole safetensors file ({error}); copy it again')}")
 
 
 def what_it_is(path: Path, otherwise: str) -> str:
