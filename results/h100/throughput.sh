@@ -34,7 +34,6 @@ part() {
     case $1 in
     llama) measure $llama "256x1024 64x512 512x2048 256x4096" ;;
     llamba) measure $llamba "256x1024 64x512 512x1024 1x256 1024x1024" ;;
-    llamba-fp32) measure $llamba "256x1024" --state-dtype float32 ;;
     mamba2) measure $mamba2 "256x512 64x512 512x512" ;;
     mamba_ssm-llamba) measure $llamba "256x1024 256x512 512x512" --against mamba-ssm ;;
     mamba_ssm-mamba2) measure $mamba2 "256x512 64x512" --against mamba-ssm ;;
@@ -54,7 +53,7 @@ part() {
     esac
 }
 
-parts="llama llamba llamba-fp32 mamba2 mamba_ssm-llamba mamba_ssm-mamba2 vllm-llama vllm-mamba2 3b vllm-3b mamba1 crossover"
+parts="llama llamba mamba2 mamba_ssm-llamba mamba_ssm-mamba2 vllm-llama vllm-mamba2 3b vllm-3b mamba1 crossover"
 for name in ${*:-$parts}; do
     SECONDS=0
     part "$name"
