@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from harness.records import InputError
@@ -93,14 +94,16 @@ def _mark_crossover(ax: Axes, comparison: Comparison, look: style.Look, font_pt:
     across = ax.get_xaxis_transform()
     ax.plot([t, t], [0, label_y], color=look.color, linewidth=1.2, linestyle=":", zorder=1, transform=across)
     ax.plot([t], [height], "o", markersize=12, markerfacecolor="none", markeredgecolor=look.color, markeredgewidth=1.6)
-    low, high = ax.get_xlim()
-    to_left = t > np.sqrt(low * high)
     claim = "ahead" if comparison.outcome in ("ahead", "crosses") else "in front (not proven)"
+    text, size, gap = f"{comparison.student} {claim} from {seconds(t)}", font_pt * 0.88, 6.0
+    # In points: right of the line or left of it, wherever the panel has room, else up to the panel's right edge.
+    panel, at = ax.get_window_extent(), ax.transData.transform((t, height))[0]
+    left, right = np.array([at - panel.x0, panel.x1 - at]) * 72 / ax.figure.dpi
+    width = TextPath((0, 0), text, size=size).get_extents().width + gap
+    shift = gap if width <= right else -width if width <= left else right - width
     ax.annotate(
-        f"{comparison.student} {claim} from {seconds(t)}", (t, label_y), xycoords=across, va="center",
-        xytext=(-6 if to_left else 6, 0), textcoords="offset points", ha="right" if to_left else "left",
-        fontsize=font_pt * 0.88, color=look.color, zorder=5,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
+        text, (t, label_y), xycoords=across, va="center", xytext=(shift, 0), textcoords="offset points", fontsize=size,
+        color=look.color, zorder=5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
     )  # fmt: skip
 
 

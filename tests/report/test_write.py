@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import math
@@ -5,6 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
 
 from harness.records import InputError
@@ -157,6 +159,24 @@ def test_captions_name_device_date_batch_and_clock(written):
         text = " ".join(t.get_text().replace("\n", " ") for t in fig.texts)
         for word in ("simulated device", "2026-01-31", "64 (llama-1b)", "clock: task"):
             assert word in text
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0])
+def test_a_crossovers_label_stays_in_its_panel(written, share):
+    numbers = written[0]
+    second = numbers.grid_s[round(share * (len(numbers.grid_s) - 1))]
+    crossed = {
+        name: {m: dataclasses.replace(c, crossover_s=second, outcome="undecided") for m, c in of.items()}
+        for name, of in numbers.comparisons.items()
+    }
+    fig = plots.headline(dataclasses.replace(numbers, comparisons=crossed))
+    renderer = FigureCanvasAgg(fig).get_renderer()
+    for ax in fig.axes:
+        panel, labels = ax.get_window_extent(), [text for text in ax.texts if "not proven" in text.get_text()]
+        assert len(labels) == 2
+        for label in labels:
+            box = label.get_window_extent(renderer)
+            assert panel.x0 - 3 < box.x0 and box.x1 < panel.x1 + 3
 
 
 def test_random_weights_get_speed_and_no_accuracy(simulated_run, tmp_path):
