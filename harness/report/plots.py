@@ -100,10 +100,10 @@ def _mark_crossover(ax: Axes, comparison: Comparison, look: style.Look, font_pt:
     panel, at = ax.get_window_extent(), ax.transData.transform((t, height))[0]
     left, right = np.array([at - panel.x0, panel.x1 - at]) * 72 / ax.figure.dpi
     width = TextPath((0, 0), text, size=size).get_extents().width + gap
-    shift = gap if width <= right else -width if width <= left else right - width
+    shift, side = (gap, "left") if width <= right else (-gap if width <= left else right, "right")
     ax.annotate(
-        text, (t, label_y), xycoords=across, va="center", xytext=(shift, 0), textcoords="offset points", fontsize=size,
-        color=look.color, zorder=5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
+        text, (t, label_y), xycoords=across, va="center", ha=side, xytext=(shift, 0), textcoords="offset points",
+        fontsize=size, color=look.color, zorder=5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
     )  # fmt: skip
 
 

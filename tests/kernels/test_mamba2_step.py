@@ -269,7 +269,6 @@ def test_rows_that_do_not_run_leave_everything_alone():
             assert torch.equal(value[1:8:2].nan_to_num(3e4), tensors(before)[name][1:8:2].nan_to_num(3e4)), name
 
 
-@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # NumPy's, in the interpreter
 def test_fp16_states_are_clamped_and_counted():
     shape = Shape(2, 8, 16, 1, 4, False)
     rows = cases(4, [(9, 3), (9, 2), (1, 3)])
