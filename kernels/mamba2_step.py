@@ -292,18 +292,14 @@ def _step_kernel(
             b = tl.load(given + N + n)
         b_pieces = pieces(b, N, N // COLUMNS)
         for q in tl.static_range(N // COLUMNS):
-            added = x[:, None] * b_pieces[q][None, :]
+            whole = held_again[q].to(tl.float32) * tl.exp(total) + x[:, None] * b_pieces[q][None, :]
             if K > 1:
-                added += exact_dot(x_j, b_j[q], THREE)
-            whole = held_again[q].to(tl.float32) * tl.exp(total) + added
-            rounded = whole.to(state.dtype.element_ty)
+                whole += exact_dot(x_j, b_j[q], THREE)
             if CLAMP:
-                # Rare: one maximum an entry finds it, and only then is it counted.
-                if tl.max(tl.abs(whole)) > 65504:
-                    tl.atomic_add(saturated, tl.sum((tl.abs(whole) > 65504).to(tl.int32)), sem="relaxed")
-                most = tl.full([1, 1], 65504, rounded.dtype)  # two entries an instruction
-                rounded = tl.clamp(rounded, -most, most, tl.PropagateNan.ALL)
-            tl.store(own_state + q * COLUMNS + tile, rounded, inside[:, None])
+                over = tl.sum((tl.abs(whole) > 65504).to(tl.int32))
+                tl.atomic_add(saturated, over, over > 0, sem="relaxed")
+                whole = tl.where(whole > 65504, 65504.0, tl.where(whole < -65504, -65504.0, whole))
+            tl.store(own_state + q * COLUMNS + tile, whole.to(state.dtype.element_ty), inside[:, None])
 
 
 @triton.jit
