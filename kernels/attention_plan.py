@@ -38,10 +38,11 @@ class Launch:
 
 
 # (bits of an element, padded dim) -> block, warps, stages, dot of own pages and of prompt tiles.
-# Measured on an H100 with 16 bits and dims of 64 and 128 (results/h100/attention_kernels.py): any block, warps and
-# stages near these read at 97 to 99 % of 3.0 TB/s; the ordinary units (dot False) take five times as long. The others
-# are untuned. fp32 must not round to tf32, which leaves the ordinary units, and there padded queries cost what real
-# ones do.
+# Measured on an H100 alone, in bf16 (results/h100/attention_kernels.py): own pages at dims of 64 and 128, prompt tiles
+# at 64. With enough rows most blocks, warps and stages near these read at 95 to 99 % of 3.0 TB/s; the ordinary units
+# (dot False) take four to nine times as long. The rest is untuned: dims up to 32, tiles of 128, fp32. Other GPUs get
+# the same numbers. fp32 must not round to tf32, which leaves the ordinary units, and there padded queries cost what
+# real ones do.
 _LAUNCHES = {
     (16, 32): ((64, 2, 4, True), (64, 4, 3, True)),
     (16, 64): ((32, 2, 2, True), (64, 4, 3, True)),
@@ -50,7 +51,7 @@ _LAUNCHES = {
     (32, 64): ((16, 4, 3, False), (32, 8, 2, True)),
     (32, 128): ((16, 8, 3, False), (16, 4, 2, True)),
 }
-# Programs wanted: more splits cost their partial results (4 instead of 2 at 64 rows of 8 heads: 6 %).
+# Programs wanted, on an H100 too: more splits cost their partial results (4 instead of 2 at 64 rows of 8 heads: 6 %).
 _PROGRAMS = 1024
 _MOST_SPLITS = 64
 

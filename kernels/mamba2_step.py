@@ -1,4 +1,4 @@
-"""One decode step of a Mamba-2 mixer, everything between its two projections: one launch, two with a gated norm.
+"""One decode step of a Mamba-2 mixer, everything between its two projections, in one launch to three.
 
 From ``projected`` = [x | B | C | z | dt] of a row, with v the convolution over the last inputs of x, B, C:
 
@@ -17,6 +17,11 @@ ring (``mamba2_ring``), l that up to this step, S the state as last written,
 in fp32 with one rounding at the commit; fp16 states are clamped and the clamped entries counted. x and B are
 rounded to the activations' dtype before use, here as from the ring. K = 1 reads and writes S at every step.
 Groups of B and C, and heads of x that several heads share (MambaInLlama's Mamba-2), are indexed, never repeated.
+
+One launch does it all but for two things, each a launch of its own: what many heads share (``mamba2_shared``), before,
+and a gated norm, behind. A norm over the whole row needs none where the caller divides behind the product that follows
+(``mamba2_step_unscaled``): it is one number a row. A norm in groups divides each part of a row by another number, and
+that product adds the parts up, so the division cannot wait: grouped with shared B and C makes three launches.
 """
 
 from __future__ import annotations
@@ -323,7 +328,7 @@ def mamba2_step_triton(
     out: torch.Tensor | None = None,
     launch: Launch | None = None,
 ) -> torch.Tensor:
-    """``mamba2_step`` in one launch, and one each where heads share B and C (``mamba2_shared``) and for a norm.
+    """``mamba2_step`` in one launch, and one more each where many heads share B and C and for a norm.
 
     For a CUDA graph: the grid depends on shapes alone. ``out`` [rows, inner] is allocated where not given.
     ``projected`` (its last axis contiguous) has the dtype of the rings; ``memory`` is contiguous. ValueError where

@@ -156,7 +156,8 @@ def _filter_kernel(
 
 
 # (tile, warps) by bytes of an entry: a program has a multiprocessor to itself (some 80 registers) and its bandwidth to
-# fill, so many warps with a 16-byte load each and the next behind it. Measured on an H100 with bf16; fp32 untuned.
+# fill, so many warps with a 16-byte load each and the next behind it. Measured on an H100 alone, with bf16; fp32 is
+# untuned, other GPUs get the same numbers.
 _LAUNCH = {2: (8192, 16), 4: (2048, 16)}
 
 

@@ -18,7 +18,7 @@ from harness.kernels.mamba1_conv import Conv, Places, mamba1_conv_step, mamba1_c
 from harness.kernels.mamba1_step import FP16_MAX, Launch, Mixer, launch_for, mamba1_step, mamba1_step_triton
 from harness.kernels.sequences import ring_tokens, taken
 
-from .compiling import compile_for
+from .compiling import compile_all, compile_for, jobs_of
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # One step of the dtype: Triton's interpreter cuts fp32 off to bf16 where the GPU rounds.
@@ -273,23 +273,33 @@ def test_every_launch_of_the_table_is_reached():
         assert launch.block & (launch.block - 1) == 0 and launch.block_rows >= 1
 
 
-POINTERS = "x dt b c z weight bias out"
-STRIDES = {f"{name}_stride": "i32" for name in ("x", "dt", "b", "c", "z", "ssm", "ring")}
+INNER = 3072  # channels of MambaInLlama-3B
 
 
-@pytest.mark.parametrize(
-    ("capability", "state", "indexed"),
-    [(80, "bf16", True), (90, "fp16", True), (90, "fp32", False)],
-)
-def test_step_compiles(capability, state, indexed):
-    signature = dict.fromkeys(POINTERS.split(), "*bf16") | STRIDES | {"rows": "i32", "channels": "i32"}
-    signature |= dict.fromkeys(("a_log", "d", "dt_bias"), "*fp32") | {"ssm": f"*{state}", "ring": "*bf16"}
-    signature |= dict.fromkeys(("position", "source", "target"), "*i64") | {"saturated": "*i32"}
-    shape = {"n": 16, "b_span": 64, "c_span": 16, "times": 2, "xb": 512, "repeat": 4, "width": 4}
-    launch = module.LAUNCHES[-1][3] if indexed else module.DEFAULT_LAUNCH
-    tile = {"block": launch.block, "block_rows": launch.block_rows}
-    constants = shape | tile | {"indexed": indexed, "counted": indexed}
-    compile_for(module._step_kernel, signature, constants, capability, num_warps=launch.warps)
+def jobs_of_step(state, rows, launch, capability):
+    """Jobs for a step of MambaInLlama-3B's layer in bf16, as the engine has it."""
+    n, sizes = 16, (1024, 1024, INNER, INNER, INNER // 16)
+
+    def empty(*shape, dtype=torch.bfloat16):
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    x, b, c, z, _ = empty(rows, sum(sizes)).split(sizes, 1)
+    recurrence = (empty(*shape, dtype=torch.float32) for shape in ((INNER, n), (INNER,), (INNER,)))
+    conv = Conv(empty(2 * rows, WIDTH, 1024), empty(rows, dtype=torch.int32), empty(INNER, WIDTH), empty(INNER))
+    places = Places(*(empty(rows, dtype=torch.int64) for _ in range(2)))
+    saturated = empty(1, dtype=torch.int32) if state == torch.float16 else None
+    heads = (t.unflatten(1, (-1, n)) for t in (b, c))
+    pool = empty(2 * rows, INNER, n, dtype=state)
+    arguments = (x, empty(rows, INNER), *heads, z, pool, Mixer(*recurrence, 2), conv, places, saturated)
+    return jobs_of(lambda: mamba1_step_triton(*arguments, launch=launch), capability)
+
+
+def test_every_launch_of_the_table_compiles_as_it_is_used():
+    jobs = []
+    for capability, most, size, launch in module.LAUNCHES:
+        state, rows = {2: torch.float16, 4: torch.float32}[size], min(256, most // INNER)
+        jobs += jobs_of_step(state, rows, launch, capability)
+    compile_all([*jobs, *jobs_of_step(torch.bfloat16, 64, module.DEFAULT_LAUNCH, 80)])
 
 
 @pytest.mark.parametrize("capability", [80, 90])

@@ -11,7 +11,7 @@ import dataclasses
 import pytest
 import torch
 
-from harness.kernels.mamba2_launch import Launch, default_launch
+from harness.kernels.mamba2_launch import LAUNCHES, Launch, default_launch
 from harness.kernels.mamba2_ring import Memory, Rows, ring_length
 from harness.kernels.mamba2_shared import _shared_kernel
 from harness.kernels.mamba2_step import (
@@ -23,7 +23,7 @@ from harness.kernels.mamba2_step import (
     mamba2_step_unscaled,
 )
 
-from .compiling import compile_for
+from .compiling import SHARED_MEMORY, compile_all, jobs_of
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -75,7 +75,7 @@ def random_mixer(g, s, dtype, layer=1):
     )
 
 
-def allocate(s, slots, snapshots, dtype, state_dtype):
+def allocate(s, slots, snapshots, dtype, state_dtype, device=DEVICE):
     return Memory.allocate(
         slots,
         snapshots,
@@ -86,7 +86,7 @@ def allocate(s, slots, snapshots, dtype, state_dtype):
         s.discrete,
         dtype,
         state_dtype,
-        DEVICE,
+        device,
     )
 
 
@@ -321,37 +321,54 @@ def test_ring_lengths_of_the_known_shapes():
     assert [ring_length((64, 64, 128), 4224, kind) for kind in (half, single)] == [16, 16]  # Mamba2-1.3B: 15 and 22
 
 
-def kernel_signature(discrete, state, activations):
-    pointers = dict.fromkeys(
-        ("out", "projected", "conv_weight", "conv_bias", "z_bias", "conv", "ring_x", "ring_b"), f"*{activations}"
-    )
-    pointers |= dict.fromkeys(("d", "a_log", "dt_bias", "ring_dt", "ring_decay"), "*fp32")
-    pointers |= dict.fromkeys(("position", "position0", "sample", "snapshot"), "*i64")
-    pointers |= {"state": f"*{state}", "saturated": "*i32", "running": "*i1", "given": "*fp32"}
-    pointers |= {"norm": f"*{activations}", "squares": "*fp32"}
-    absent = ("a_log", "dt_bias", "ring_dt", "given", "norm", "squares") if discrete else ("z_bias",)
-    strides = dict.fromkeys(("layer", "projected_stride", "tap_stride", "channel_stride"), "i32")
-    return {**pointers, **strides}, dict.fromkeys(absent)
+# A layer of Llamba-1B, of Mamba2-1.3B, and of that with groups, each of which has a norm of its own.
+LLAMBA = Shape(32, 64, 64, 32, 8, True, dt_bias=False)
+MAMBA2 = Shape(64, 64, 128, 1, 16, False, normed=True)
+GROUPED = dataclasses.replace(MAMBA2, groups=2, norm_groups=2)
 
 
-@pytest.mark.parametrize(("discrete", "state", "capability"), [(True, "fp16", 90), (False, "bf16", 80)])
-def test_kernel_compiles_without_a_gpu(discrete, state, capability):
-    signature, absent = kernel_signature(discrete, state, "bf16")
-    sizes = (32, 64, 64, 32, 32, 32, 8, 4) if discrete else (64, 64, 128, 64, 1, 1, 16, 4)
-    launch = default_launch(64, sizes[2])
-    constants = absent | dict(zip("HPNXBGKW", sizes, strict=True)) | {"CLAMP": state == "fp16", "DIMS": launch.dims}
-    constants |= {"COLUMNS": launch.columns, "ENTRIES": sizes[6], "THREE": True, "AGAIN": False}
-    compile_for(_step_kernel, signature, constants, capability, num_warps=launch.warps, maxnreg=launch.registers)
+def launches(shape, state_dtype=torch.float16, launch=None, capability=90):
+    """Jobs for what a step of 256 rows launches in bf16, as the engine has it (the layer's number is no constant)."""
+    g, slots = torch.Generator().manual_seed(0), 256
+    mixer = random_mixer(g, shape, torch.bfloat16, layer=3)
+    values = (getattr(mixer, f.name) for f in dataclasses.fields(mixer))
+    mixer = Mixer(*(v.to("meta") if isinstance(v, torch.Tensor) else v for v in values))
+    memory = allocate(shape, slots, slots, torch.bfloat16, state_dtype, torch.device("meta"))
+    with torch.device("meta"):
+        vectors = (torch.empty(slots, dtype=torch.int64 if i == 2 else torch.int32) for i in range(4))
+        rows = Rows(*vectors, torch.empty(slots, dtype=torch.bool))
+        projected = torch.empty(slots, shape.channels + shape.inner + shape.heads, dtype=torch.bfloat16)
+    step = mamba2_step_unscaled if shape.normed and shape.norm_groups == 1 else mamba2_step_triton
+    # bf16 products in three parts: only where no interpreter takes their place.
+    return jobs_of(lambda: step(projected, mixer, memory, rows, launch=launch), capability, THREE=True)
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-def test_shared_part_compiles_without_a_gpu(capability):
-    signature, _ = kernel_signature(False, "fp16", "bf16")
-    constants = {"XP": 4096, "N": 128, "G": 1, "K": 16, "W": 4, "ENTRIES": 16, "SILU": True}
-    compile_for(_shared_kernel, signature, constants, capability, num_warps=2)
+def test_the_launches_of_each_form():
+    step, shared, norm = (kernel.fn.__name__ for kernel in (_step_kernel, _shared_kernel, _norm_kernel))
+    named = {shape: [job["name"] for job in launches(shape)] for shape in (LLAMBA, MAMBA2, GROUPED)}
+    assert named == {LLAMBA: [step], MAMBA2: [shared, step], GROUPED: [shared, step, norm]}
+    assert [job["name"] for job in launches(dataclasses.replace(GROUPED, groups=32))] == [step, norm]
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-def test_norm_compiles_without_a_gpu(capability):
-    signature = {"y": "*bf16", "weight": "*bf16", "eps": "fp32"}
-    compile_for(_norm_kernel, signature, {"WIDTH": 4096, "BLOCK": 4096}, capability, num_warps=8)
+@pytest.mark.parametrize("key", LAUNCHES, ids=str)
+def test_every_launch_of_the_table_compiles_as_it_is_used(key):
+    capability, _, state, size = key
+    shape, state_dtype = {64: LLAMBA, 128: MAMBA2}[state], {2: torch.float16, 4: torch.float32}[size]
+    jobs = launches(shape, state_dtype, LAUNCHES[key], capability)
+    assert {"given", "squares"} & jobs[-1]["signature"].keys() == ({"given", "squares"} if shape is MAMBA2 else set())
+    for done in compile_all(jobs):
+        assert done["shared"] <= SHARED_MEMORY[capability]
+
+
+@pytest.mark.parametrize(
+    ("shape", "state_dtype", "capability"),
+    [
+        (LLAMBA, torch.float16, 80),
+        (MAMBA2, torch.bfloat16, 80),
+        (GROUPED, torch.float32, 80),
+        (GROUPED, torch.float16, 90),
+    ],
+)
+def test_the_default_launch_compiles(shape, state_dtype, capability):
+    for done in compile_all(launches(shape, state_dtype, default_launch(shape.dim, shape.state), capability)):
+        assert done["shared"] <= SHARED_MEMORY[capability]
