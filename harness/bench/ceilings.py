@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -37,7 +37,9 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
 def product_flop_per_s(config: DecoderConfig, rows: int, dtype: torch.dtype, device: torch.device) -> float:
     """FLOP/s of all matrix products of a step of ``rows`` rows, each shape by itself and as fast as torch has it.
 
-    One weight is multiplied over and over, so that it may lie in a cache: what is measured errs on the fast side.
+    A shape's weight lies along its inputs, as checkpoints store it, or along its outputs, as the native engine turns
+    some of them: the faster of the two counts. One weight is multiplied over and over, so that it may lie in a cache:
+    what is measured errs on the fast side.
     """
     shapes = layer_products(config)
     shapes[config.width, config.vocab_size] += 1
@@ -45,19 +47,34 @@ def product_flop_per_s(config: DecoderConfig, rows: int, dtype: torch.dtype, dev
     for (depth, width), count in shapes.items():
         left, weight = (torch.randn(n, depth, device=device).to(dtype) for n in (rows, width))
         out = torch.empty(rows, width, dtype=dtype, device=device)
-        seconds += count * seconds_each(functools.partial(torch.mm, left, weight.t(), out=out), device)
+        layouts = (weight.t(), weight.t().contiguous())
+        products = [functools.partial(torch.mm, left, right, out=out) for right in layouts]
+        seconds += count * min(seconds_in_turn(products, device))
     return sum(2.0 * rows * depth * width * count for (depth, width), count in shapes.items()) / seconds
 
 
 def seconds_each(call: Callable[[], object], device: torch.device) -> float:
     """Of one call among many; on a GPU in a graph of them, since a launch may take longer than what it launches."""
+    return seconds_in_turn([call], device)[0]
 
-    def calls() -> None:
-        for _ in range(CALLS_AT_ONCE):
-            call()
 
+def seconds_in_turn(calls: Sequence[Callable[[], object]], device: torch.device) -> list[float]:
+    """``seconds_each`` of several calls, repeated in turn so that none has the warmer device.
+
+    All of them together take about as long as one alone: they share its repeats on a GPU, where a graph must hold
+    enough calls for its own launch not to show, and its calls on a CPU.
+    """
     if device.type != "cuda":
-        return median_seconds(calls, device, 3) / CALLS_AT_ONCE
+        at_once = max(1, CALLS_AT_ONCE // len(calls))
+        runs = [functools.partial(_repeat, call, at_once) for call in calls]
+        return [s / at_once for s in _medians(runs, device, 3)]
+    graphs = [_graph_of(call) for call in calls]
+    medians = _medians([graph.replay for graph in graphs], device, -(-REPEATS // len(calls)))
+    return [s / CALLS_AT_ONCE for s in medians]
+
+
+def _graph_of(call: Callable[[], object]) -> torch.cuda.CUDAGraph:
+    """``CALLS_AT_ONCE`` of them."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -65,20 +82,32 @@ def seconds_each(call: Callable[[], object], device: torch.device) -> float:
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        calls()
-    return median_seconds(graph.replay, device) / CALLS_AT_ONCE
+        _repeat(call, CALLS_AT_ONCE)
+    return graph
+
+
+def _repeat(call: Callable[[], object], times: int) -> None:
+    for _ in range(times):
+        call()
 
 
 def median_seconds(call: Callable[[], object], device: torch.device, repeats: int = REPEATS) -> float:
     """Median over ``repeats`` calls, each waited for, behind one that is not counted."""
-    taken = []
+    return _medians([call], device, repeats)[0]
+
+
+def _medians(calls: Sequence[Callable[[], object]], device: torch.device, repeats: int) -> list[float]:
+    """``median_seconds`` of each, one call of each in turn."""
+    taken: list[list[float]] = []
     for _ in range(repeats + 1):
-        wait_for(device)
-        began = time.perf_counter()
-        call()
-        wait_for(device)
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken[1:])
+        taken.append([])
+        for call in calls:
+            wait_for(device)
+            began = time.perf_counter()
+            call()
+            wait_for(device)
+            taken[-1].append(time.perf_counter() - began)
+    return [statistics.median(column) for column in zip(*taken[1:], strict=True)]
 
 
 def wait_for(device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""results/h100/goals.py: which rival counts, and when a goal is met."""
+"""results/h100/goals.py and goal_lines.py: which rival counts, and when a goal is met."""
 
 from __future__ import annotations
 
@@ -22,9 +22,22 @@ def goals() -> Any:
     spec = importlib.util.spec_from_file_location("goals", FOLDER / "goals.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["goals"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(FOLDER))  # for goal_lines, beside it
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(FOLDER))
     return module
+
+
+def of_file(goals: Any, name: str, path: Path, *rows: dict[str, object]) -> list[Any]:
+    """The lines that ``goals.FILES`` makes of these rows in a CSV; of no rows at all there is no file."""
+    if rows:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    return list(goals.FILES[name][1](path))
 
 
 def row(model: str, engine: str, batch: int, new_tokens: int, rate: float, **changes: Any) -> Row:
@@ -53,8 +66,11 @@ def test_states_in_fp32_and_other_engines_answer_no_goal(goals: Any) -> None:
     ]
     line = lines(goals, ran, [])["llamba-1b 256 x 1024, of its roofline"]
     assert line.figure is None and line.met == "–" and line.cells()[1] == "–"
-    line = lines(goals, [*ran, row(LLAMBA, "native", 256, 1024, 80.0, roofline_share=0.7)], [])[line.what]
+    ran += [row(LLAMBA, "native", 256, 1024, 80.0, roofline_share=0.7)]
+    line = lines(goals, ran, [])[line.what]
     assert line.met == "yes" and line.cells()[3:] == ("70.0%", "68.0%", "yes")
+    exact = lines(goals, ran, [])["llamba-1b 256 x 1024, fp32 states, of its roofline"]
+    assert (exact.measured, exact.figure, exact.met) == ("90", 0.99, "–")
 
 
 def test_mamba_ssm_may_be_quoted_at_another_length(goals: Any) -> None:
@@ -93,13 +109,12 @@ def test_kernel_times_are_held_to_limits_and_to_the_faster_rival(goals: Any, tmp
             ("float16", "step and norm", ""),
         ):  # fmt: skip
             writer.writerow(("llamba-1b", 512, state, 8, what, "", us, ""))
-    found = [line for line in goals.step_lines(path) if "llamba" in line.what]
+    every = of_file(goals, "step", path)
+    found = [line for line in every if "llamba" in line.what]
     assert [line.met for line in found] == ["yes", "if quoted", "no", "no"]
     assert [line.figure for line in found] == pytest.approx([62.0, 124.0 / 62.0, 124.0 / 125.0, (124.0 + 40.0) / 100.0])
     assert found[1].rival == "124.0 us quoted" and found[3].rival == "124.0 us quoted + 40.0 us"
-    assert all(
-        line.met == "–" for line in goals.step_lines(path) if "mamba2" in line.what and "llamba" not in line.what
-    )
+    assert all(line.met == "–" for line in every if "mamba2" in line.what and "llamba" not in line.what)
 
 
 def test_attention_is_read_from_its_cell(goals: Any, tmp_path: Path) -> None:
@@ -114,9 +129,67 @@ def test_attention_is_read_from_its_cell(goals: Any, tmp_path: Path) -> None:
             ("llama-3.2-1b 256 x (128 + 1024, 64 share)", "attention_decode", 10.0, 0.1),
         ):
             writer.writerow((cell, kernel, "", "", us, share))
-    share, ratio = goals.attention_lines(path)
+    share, ratio = of_file(goals, "attention", path)
     assert (share.figure, share.met) == (0.9, "yes")
     assert ratio.figure == pytest.approx(100 / 110) and ratio.met == "no"
+
+
+def test_products_are_summed_as_the_engine_has_them(goals: Any, tmp_path: Path) -> None:
+    times = {
+        "qkv": {"cublas": 10.0, "cublas, turned": 8.0, "triton": 1.0},  # kept as stored
+        "gate, up": {"cublas": 30.0, "cublas, turned": 20.0, "cublaslt": 18.0},  # turned
+    }
+    cell = {"model": "llama-3.2-1b", "rows": 256}
+    rows = [cell | {"product": p, "how": how, "us": us} for p, of in times.items() for how, us in of.items()]
+    first, *others = of_file(goals, "products", tmp_path / "products.csv", *rows)
+    assert first.what.startswith("a layer's products, llama-3.2-1b, 256 rows")
+    assert (first.measured, first.rival, first.met) == ("30.0 us", "26.0 us", "no")
+    assert first.figure == pytest.approx(30 / 26) and {line.met for line in others} == {"–"}
+
+
+def test_the_embedded_models_count_by_the_slowest(goals: Any, tmp_path: Path) -> None:
+    ratios = {"tiny-teacher": 140.0, "tiny-mamba": 29.0, "on the cpu": ""}
+    rows = [{"model": m, "second": 6.0, "tokens_per_s": 290.0, "over_cpu": r} for m, r in ratios.items()]
+    (line,) = of_file(goals, "embedded_speed", tmp_path / "embedded_speed.csv", *rows)
+    assert (line.measured, line.rival, line.figure, line.met) == ("290, tiny-mamba by 6 s", "10", 29.0, "no")
+
+
+def test_fixed_rows_cost_what_they_cost_at_the_full_batch(goals: Any, tmp_path: Path) -> None:
+    rows = [
+        {"model": LLAMA, "fixed_rows": fixed, "batch": batch, "differing_share": differing, "tokens_per_s": rate}
+        for fixed, batch, differing, rate in ((0, 8, 1.0, 40.0), (0, 64, 0.0, 98.1), (64, 8, 0.0, 4.0), (64, 64, 0, 90))
+    ]
+    cost, differing = of_file(goals, "gate_draws", tmp_path / "gate_draws.csv", *rows)
+    assert cost.cells()[1:] == ("90", "98", "+9.0%", "at most +10.0%", "yes")
+    assert (differing.figure, differing.met) == (0.0, "yes")
+    rows[2]["differing_share"] = 0.125
+    assert of_file(goals, "gate_draws", tmp_path / "gate_draws.csv", *rows)[1].met == "no"
+
+
+def test_the_gate_of_fp16_states_is_the_worst_case_of_exact_weights(goals: Any, tmp_path: Path) -> None:
+    kinds = [("native", "float32", "float16"), ("native", "bfloat16", "float16"), ("eager", "float32", "float32")]
+    rows = [
+        {"model": LLAMBA, "engine": e, "weights": w, "state_dtype": s, "top1": top, "kl": kl}
+        for (e, w, s), top, kl in zip([kinds[0], *kinds], (0.997, 0.994, 0.7, 0.1), (9e-5, 1e-5, 1.0, 1.0), strict=True)
+    ]
+    top, kl = of_file(goals, "gate", tmp_path / "gate.csv", *rows)
+    assert (top.what, top.figure, top.met) == ("fp16 states, equal top token, llamba-1b", 0.994, "no")
+    assert (kl.figure, kl.met) == (9e-5, "yes")
+
+
+def test_a_file_that_is_not_there_is_a_dash_for_each_of_its_goals(goals: Any, tmp_path: Path) -> None:
+    for name in goals.FILES:
+        found = of_file(goals, name, tmp_path / "none.csv")
+        assert found and all(line.met == line.cells()[3] == "–" != line.cells()[4] for line in found), name
+
+
+def test_the_command_reads_the_committed_files(
+    goals: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["goals.py"])
+    goals.main()
+    out = capsys.readouterr().out
+    assert "a layer's products" in out and "fixed rows" in out and "equal top" in out and "embedded models" in out
 
 
 def test_the_quoted_rows_can_be_read_and_say_their_source(goals: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from harness.bench.cell import Cell
-from harness.bench.grid import _pair
+from harness.bench.grid import RIVALS, _pair
 from harness.cli import cli
 from harness.cli.speed import throughput_command
 from harness.models.resolve import describe
+from harness.report.throughput import read_rows
 
 SCRIPT = Path(__file__).parents[2] / "results" / "h100" / "throughput.sh"
 
@@ -38,16 +40,39 @@ def test_every_part_asks_for_cells_that_can_be(tmp_path: Path) -> None:
     assert status == 0 and len(calls) >= 11
     for call in calls:
         given = parsed(call)
-        assert (given["engine"], given["state_dtype"], given["ignore_eos"], given["go_on"]) == (
-            "native", "float16", True, True
-        )  # fmt: skip
+        assert (given["engine"], given["ignore_eos"], given["go_on"]) == ("native", True, True)
         assert given["csv_path"] == tmp_path / "rows.csv" and given["vllm_settings"] is None
         for name in given["models"]:  # type: ignore[attr-defined]
             for pair in given["pairs"]:  # type: ignore[attr-defined]
                 cell = Cell(*_pair(pair)[:1], 128, _pair(pair)[1])
                 assert cell.prompt + cell.new_tokens <= describe(name)[1].context
-    rivals = {(*parsed(call)["models"], *parsed(call)["against"]) for call in calls}  # type: ignore[misc]
-    assert ("random:llama-3.2-1b", "vllm") in rivals and ("random:llamba-1b", "mamba-ssm") in rivals
+
+
+def asked(*parts: str) -> set[tuple[object, ...]]:
+    """Of the rows that a call writes into an empty file: model, engine, state dtype, batch, prompt, new tokens."""
+    found = set()
+    for given in map(parsed, called("rows.csv", *parts)[1]):
+        engines = ("native", *(RIVALS[rival] for rival in given["against"]))  # type: ignore[attr-defined]
+        for model, pair, engine in itertools.product(given["models"], given["pairs"], engines):  # type: ignore[call-overload]
+            state = "bfloat16" if engine == "mamba_ssm" else str(given["state_dtype"])
+            found.add((model, engine, state, _pair(pair)[0], 128, _pair(pair)[1]))
+    return found
+
+
+def test_one_bare_call_asks_for_the_committed_rows_and_no_others() -> None:
+    rows = read_rows(SCRIPT.with_name("throughput.csv"))
+    committed = {(r.model, r.engine, r.state_dtype, r.batch, r.prompt, r.new_tokens) for r in rows}
+    wanted = asked()
+    assert committed <= wanted
+    # The part with fp32 states is younger than the rows: the next call adds its own.
+    assert wanted - committed <= asked("fp32")
+
+
+def test_states_are_in_fp16_in_every_part_but_fp32() -> None:
+    _, calls, _ = called("rows.csv", "fp32", "llamba", "vllm-llama")
+    assert [parsed(call)["state_dtype"] for call in calls] == ["float32", "float16", "float16"]
+    assert {key[2] for key in asked()} == {"float16", "float32", "bfloat16"}
+    assert {key[:2] for key in asked() if key[2] == "float32"} == {("random:llamba-1b", "native")}
 
 
 def test_a_part_takes_cells_and_settings_from_the_environment(tmp_path: Path) -> None:
@@ -76,10 +101,10 @@ def test_a_failed_call_does_not_stop_the_parts_behind_it() -> None:
 
 
 def test_the_command_takes_cells_and_rivals(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
     options = ["--model", "random:tiny-mamba", "--cell", "2x4", "--prompt", "4", "--ignore-eos", "--device", "cpu"]
-    done = CliRunner().invoke(
-        cli, ["throughput", *options, "--against", "mamba-ssm", "--csv", str(tmp_path / "rows.csv")]
-    )
+    refused = CliRunner().invoke(cli, ["throughput", *options, "--against", "mamba-ssm", "--csv", str(path)])
+    assert "--against mamba-ssm: its kernels run on a GPU" in str(refused.exception) and not path.exists()
+    done = CliRunner().invoke(cli, ["throughput", *options, "--csv", str(path)])
     assert done.exit_code == 0, done.output
-    assert "not beside mamba_ssm: its kernels run on a GPU" in done.output
-    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 2
+    assert [(r.batch, r.new_tokens) for r in read_rows(path)] == [(2, 4)]
