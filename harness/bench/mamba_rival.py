@@ -87,14 +87,24 @@ def arguments(name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def check_installed(device: torch.device) -> None:
+    """InputError where it cannot run on this device or is not installed; known before anything is loaded."""
+    if (lacks := _lacks(device)) is not None:
+        raise InputError(f"--against mamba-ssm: {lacks}")
+
+
+def _lacks(device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return "its kernels run on a GPU"
+    missing = [distribution for module, distribution in _NEEDS.items() if importlib.util.find_spec(module) is None]
+    return f"pip install --no-deps {' '.join(dict.fromkeys(missing))}" if missing else None
+
+
 @functools.cache
 def _package(device: torch.device) -> types.SimpleNamespace:
     """What is needed of mamba_ssm; nothing of it stays importable, or transformers would take it for complete."""
-    if device.type != "cuda":
-        raise InputError("its kernels run on a GPU")
-    missing = [distribution for module, distribution in _NEEDS.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        raise InputError(f"pip install --no-deps {' '.join(dict.fromkeys(missing))}")
+    if (lacks := _lacks(device)) is not None:
+        raise InputError(lacks)
     absent = [name for name in _STAND_INS if name != "selective_scan_cuda" or importlib.util.find_spec(name) is None]
     for name in absent:
         stand_in = types.ModuleType(name)

@@ -14,10 +14,10 @@ from rich.table import Table
 from harness.bench.roofline import Ceilings, Workload, crossover_tokens, largest_batch
 from harness.models.checkpoints import formats
 from harness.models.config import DecoderConfig
-from harness.models.decoder import Decoder
 from harness.models.hub import fetch
 from harness.models.resolve import convert, describe, known_models
 from harness.models.shapes import SHAPES
+from harness.models.weights import parameters
 
 _STATE_BYTES = 4
 
@@ -74,11 +74,6 @@ def fetch_model(hub_id: str, revision: str | None, folder: Path, console: Consol
     console.print(f"asking the hub for {hub_id} (half a minute where no network answers)", highlight=False)
     files = fetch(hub_id, revision, folder)
     console.print(f"{folder}: {len(files)} files; next: harness models inspect {folder}", highlight=False)
-
-
-def parameters(config: DecoderConfig) -> int:
-    with torch.device("meta"):
-        return sum(p.numel() for p in Decoder(config).parameters())
 
 
 def slot_state_bytes(config: DecoderConfig, dtype_bytes: int) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from harness.models.checkpoints.tokenizer import load_codec
 from harness.models.resolve import TOKENIZER
 from harness.models.shapes import SHAPES
 from harness.records import InputError
+from harness.report.target import check_writable
 
 BASELINE = Path("results/plan.json")
 PLANNED = (
@@ -55,6 +56,8 @@ class Change:
 
 def check_plan(path: Path, write: bool, console: Console) -> bool:
     """Print what changed against the figures in ``path``, or write them there; whether the gate holds."""
+    if write:
+        check_writable(path, "--baseline")
     before = None if write else read_figures(path)
     torch.set_num_threads(1)  # small tensors
     after = current_figures()

@@ -18,9 +18,11 @@ import torch
 from harness.bench.ceilings import product_flop_per_s, wait_for
 from harness.bench.cell import Cell
 from harness.bench.energy import joules
-from harness.bench.roofline import Ceilings, Workload, step_seconds
+from harness.bench.roofline import Ceilings, Workload, layer_products, step_seconds
 from harness.bench.throughput import REPEATED_UP_TO, REPEATS, STRETCHES, WARM_UP_TOKENS
 from harness.models.config import DecoderConfig
+from harness.models.weights import available_bytes
+from harness.records import InputError
 from harness.report.throughput import Row
 
 Tell = Callable[[str], None]  # takes a line for each figure, and for what a rival would not run
@@ -133,12 +135,24 @@ def _median_joules(runs: Sequence[Run]) -> float | None:
 
 
 def product_ceilings(config: DecoderConfig, cells: Sequence[Cell], given: Circumstances) -> dict[int, float]:
-    """FLOP/s by batch, measured before a rival takes the device's memory."""
+    """FLOP/s by batch, measured before a rival takes the device's memory; InputError where a batch is too large."""
     batches = dict.fromkeys(cell.batch for cell in cells)
+    check_products(config, max(batches), given)
     found = {batch: product_flop_per_s(config, batch, given.dtype, given.device) for batch in batches}
     if given.device.type == "cuda":
         torch.cuda.empty_cache()  # what torch keeps for later a rival could not have
     return found
+
+
+def check_products(config: DecoderConfig, rows: int, given: Circumstances) -> None:
+    """InputError where the operands of a step's widest product are more than the device has free."""
+    shapes = (*layer_products(config), (config.width, config.vocab_size))
+    needed = max(rows * (depth + width) + depth * width for depth, width in shapes) * given.dtype.itemsize
+    if needed > (free := available_bytes(given.device)):
+        raise InputError(
+            f"batch = {rows}: one matrix product of a step takes {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are"
+            " free; use a smaller batch"
+        )
 
 
 def rival_row(

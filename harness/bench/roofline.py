@@ -18,8 +18,8 @@ import torch
 from harness.engine.memory import room
 from harness.kernels.mamba2_ring import ring_length as shortest_ring
 from harness.models.config import AttentionConfig, DecoderConfig, Mamba1Config, MambaConfig
-from harness.models.decoder import Decoder
 from harness.models.state import prompt_bytes, slot_bytes
+from harness.models.weights import parameters
 from harness.records import InputError
 
 _FLOATS = {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}
@@ -132,13 +132,21 @@ def ring_length(mamba: MambaConfig, work: Workload) -> int:
 
 
 def crossover_tokens(
-    teacher: DecoderConfig, student: DecoderConfig, work: Workload, ceilings: Ceilings, longest: int = 1 << 20
+    teacher: DecoderConfig,
+    student: DecoderConfig,
+    work: Workload,
+    ceilings: Ceilings,
+    students: Ceilings | None = None,
+    longest: int = 1 << 20,
 ) -> int | None:
-    """New tokens from which on the student's mean step is the faster one; None: not below ``longest``."""
+    """New tokens from which on the student's mean step is the faster one; None: not below ``longest``.
+
+    ``students``: its own ceilings, where ``ceilings`` has the teacher's products.
+    """
 
     def ahead(new_tokens: int) -> bool:
         at = dataclasses.replace(work, new_tokens=new_tokens)
-        return step_seconds(student, at, ceilings) < step_seconds(teacher, at, ceilings)
+        return step_seconds(student, at, students or ceilings) < step_seconds(teacher, at, ceilings)
 
     if not ahead(longest):
         return None
@@ -210,13 +218,8 @@ def _convolutions(taps: int, kept: int, channels: int, layers: int, work: Worklo
 def largest_batch(config: DecoderConfig, work: Workload, memory_bytes: float) -> int:
     """Rows that fit beside the weights, what the native engine keeps back left free; ``work.batch`` is not read."""
     dtype, state_dtype = _FLOATS[work.dtype_bytes], _FLOATS[work.state_bytes]
-    weights = work.dtype_bytes * sum(p.numel() for p in _parameters(config))
+    weights = work.dtype_bytes * parameters(config)
     row = slot_bytes(config, work.new_tokens, dtype, state_dtype) + (
         prompt_bytes(config, work.prompt, dtype, state_dtype) / work.rows_per_prompt
     )
     return max(0, int(room(memory_bytes - weights, "native") / row))
-
-
-def _parameters(config: DecoderConfig) -> list[torch.nn.Parameter]:
-    with torch.device("meta"):
-        return list(Decoder(config).parameters())

@@ -20,7 +20,7 @@ from harness.engine.clock import Clock
 from harness.engine.engines import look_every
 from harness.engine.sampler import RoundLabel
 from harness.kernels.sample import DRAWS
-from harness.models.resolve import Fingerprint, fingerprint
+from harness.models.resolve import Fingerprint, config_that_fits, fingerprint
 from harness.records import Budget, InputError
 from harness.runs.folder import RunFolder
 from harness.runs.log import Heartbeat, LogContent, TrajectoryLog, read_log, truncate_to_committed
@@ -42,8 +42,9 @@ class _Run:
 def sample(settings: Settings, folder: RunFolder, resume: bool, console: Console) -> None:
     """Sample every model into the folder, or go on where its log ends."""
     prints = [fingerprint(name, settings.budget.seed) for name in settings.models]
-    for print_ in prints:
+    for name, print_ in zip(settings.models, prints, strict=True):
         settings.style.check(print_.name, print_.chat_template is not None)
+        config_that_fits(name, settings.dtype, settings.device)
     if (advice := settings.style.advice(settings.budget.stop)) is not None:
         console.print(advice, highlight=False, markup=False)
     if len({p.name for p in prints}) < len(prints):

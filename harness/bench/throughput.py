@@ -20,12 +20,12 @@ import torch
 from harness.bench.ceilings import median_seconds, product_flop_per_s, seconds_each, wait_for
 from harness.bench.cell import Cell, budget_of
 from harness.bench.energy import joules
+from harness.bench.fit import Fit
 from harness.bench.roofline import Ceilings, Workload, step_seconds
 from harness.engine.engines import AnyBackend, check_model, make_backend
-from harness.engine.memory import available_bytes, check_batch, most_that_fit, needed_bytes, room
+from harness.engine.memory import available_bytes
 from harness.engine.sampler import LOOK_EVERY
 from harness.models.resolve import LoadedModel
-from harness.records import InputError
 from harness.report.throughput import KernelTime, Measurement, Row
 
 WARM_UP_TOKENS = 64
@@ -54,21 +54,16 @@ class Bench:
         self.product_ceilings: dict[int, float] = {}  # FLOP/s by batch
 
     def measure(self, cell: Cell) -> Measurement:
-        """InputError, before anything runs, where the context or the memory is too small for the cell."""
-        config = self.model.config
-        if cell.prompt + cell.new_tokens > config.context:
-            raise InputError(
-                f"prompt + new_tokens = {cell.prompt + cell.new_tokens}: {self.model.name} has a context of"
-                f" {config.context}; ask for less"
-            )
+        """InputError, before anything runs, where the cell does not fit."""
+        config, dtype = self.model.config, self.model.decoder.embedding.weight.dtype
+        free_bytes = available_bytes(self.device)
+        fit = Fit(self.model.name, config, dtype, self.engine, self.state_dtype, free_bytes)
+        fit.check(cell)  # first: products of a batch far too large would not fit either
         if cell.batch not in self.product_ceilings:
-            dtype = self.model.decoder.embedding.weight.dtype
             self.product_ceilings[cell.batch] = product_flop_per_s(config, cell.batch, dtype, self.device)
+        # Asked anew, which also gives back what the products leave in the allocator's cache.
+        largest = dataclasses.replace(fit, free_bytes=available_bytes(self.device)).largest(cell)
         prompts = self._prompts(cell)
-        check_batch(
-            self.model.decoder, [cell.prompt] * len(prompts), cell.new_tokens, cell.batch, self.engine, self.state_dtype
-        )
-        largest = self._largest(cell)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         backend = make_backend(
@@ -134,15 +129,6 @@ class Bench:
             peak_gib=torch.cuda.max_memory_allocated(self.device) / 2**30 if on_gpu else None,
             joules_per_ktok=None if joules_a_token is None else 1000 * joules_a_token,
         )
-
-    def _largest(self, cell: Cell) -> int:
-        """The most rows of these lengths that fit beside their prompts; ``cell.batch`` of them are known to."""
-
-        def bytes_of(rows: int) -> int:
-            prompts = [cell.prompt] * -(-rows // cell.rows_per_prompt)
-            return needed_bytes(self.model.decoder, prompts, cell.new_tokens, rows, self.engine, self.state_dtype)
-
-        return most_that_fit(bytes_of, room(available_bytes(self.device), self.engine), cell.batch)
 
     def _prompts(self, cell: Cell) -> list[list[int]]:
         count = -(-cell.batch // cell.rows_per_prompt)

@@ -56,7 +56,7 @@ def main() -> None:
         # torch.OutOfMemoryError, named: torch is imported by the commands that need it alone.
         if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
             raise
-        _fail("out of memory; what finished is kept. Sample anew with a smaller budget.batch or max_new_tokens")
+        _fail("out of memory; what finished is kept. Take fewer rows (budget.batch, --batch) or fewer new tokens")
 
 
 def _fail(message: str) -> None:

@@ -27,6 +27,7 @@ from harness.models.decoder import Decoder
 from harness.models.shapes import SHAPES
 from harness.models.template import template_sha256
 from harness.models.text import Codec
+from harness.models.weights import check_weights
 from harness.records import InputError, nearest
 from harness.tasks.builtin.tokenizer import PATH as TOKENIZER
 
@@ -51,7 +52,11 @@ class LoadedModel:
 
 
 def load_model(name: str, dtype: torch.dtype, device: torch.device, seed: int = 0) -> LoadedModel:
-    """The model of that name, in evaluation mode; ``seed`` draws the weights of a random shape."""
+    """The model of that name, in evaluation mode; ``seed`` draws the weights of a random shape.
+
+    InputError with the numbers, before any of them is made or read, where the device has no room for the weights.
+    """
+    config_that_fits(name, dtype, device)
     if name.startswith("random:"):
         return _random(name, dtype, device, seed)
     if (file := _gguf(name)) is not None:
@@ -68,6 +73,26 @@ def load_model(name: str, dtype: torch.dtype, device: torch.device, seed: int = 
         decoder = formats.load(folder, chosen, dtype, device)
         codec = load_hub_codec(folder, decoder.config)
     return LoadedModel(_label(folder, name), decoder, codec, _sha256(_weights(folder)))
+
+
+def config_that_fits(name: str, dtype: torch.dtype, device: torch.device) -> DecoderConfig:
+    """The config of what ``load_model`` would load; InputError where the device has no room for its weights."""
+    config = _config(name)
+    check_weights(name, config, dtype, device)
+    return config
+
+
+def _config(name: str) -> DecoderConfig:
+    """What ``describe`` gives, without a look at the tensors of our own layout or of a GGUF file."""
+    if name.startswith("random:"):
+        return _shape(name)
+    if (file := _gguf(name)) is not None:
+        from harness.models.checkpoints import gguf
+
+        return gguf.config_of(file)
+    folder = _folder(name)
+    chosen = formats.recognise(folder)
+    return DecoderConfig.load(folder / native.CONFIG) if chosen is None else formats.config_of(folder, chosen)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -18,8 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
+from harness.records import InputError
 from harness.report.data import RunData
 from harness.report.numbers import Numbers
+from harness.report.target import check_writable
 
 DPI = 160
 GREY = "#5f6368"
@@ -168,6 +170,14 @@ def percent_axis(ax: Axes, highest: float, label_rows: int = 0) -> None:
     ax.set_yticks([tick for tick in ticks if 0 <= tick <= top + 1e-9])
     ax.set_ylim(0, top / (1 - LABEL_ROW * label_rows))
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+
+
+def check_plot(path: Path, option: str) -> None:
+    """InputError unless ``save`` can write a figure there."""
+    kinds = FigureCanvasAgg.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in kinds:
+        raise InputError(f"{option} {path}: ends in none of {', '.join(f'.{kind}' for kind in kinds)}; take .png")
+    check_writable(path, option)
 
 
 def save(fig: Figure, path: Path) -> None:

@@ -1,10 +1,10 @@
-"""Throughput rows: the CSV they are kept in, and the table a terminal shows."""
+"""Throughput rows: the CSV they are kept in, and the tables a terminal shows."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,6 +12,7 @@ from rich import box
 from rich.table import Table
 
 from harness.records import InputError
+from harness.report.target import beside
 
 BLANK = "–"
 
@@ -78,8 +79,9 @@ class Measurement:
 class Crossover:
     """Where ``student`` overtakes ``teacher``: ``along`` (new tokens or batch) at a fixed value of the other.
 
-    ``predicted``: by the roofline, None for never. ``measured``: the smallest value from which on its rows are the
-    faster ones, None where they are not at the largest of ``seen``, the values that both have rows of.
+    ``predicted``: by the roofline, None for never; ``own``: the same with each model's own products, where this call
+    measured them (``own_known``). ``measured``: the smallest value from which on its rows are the faster ones, None
+    where they are not at the largest of ``seen``, the values that both have rows of.
     """
 
     student: str
@@ -89,33 +91,46 @@ class Crossover:
     predicted: int | None
     measured: int | None
     seen: tuple[int, ...]
+    own: int | None = None
+    own_known: bool = False
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a CSV that ``write_rows`` made; InputError naming the line for any other."""
-    rows = []
+def read_rows(path: Path, alone: bool = False) -> list[Row]:
+    """The rows of a CSV that ``write_rows`` made; InputError naming the line for any other.
+
+    Columns beside its own are left unread, unless its own must stand there ``alone``: writing would lose the others.
+    """
+    rows, names = [], [f.name for f in dataclasses.fields(Row)]
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            for number, line in enumerate(csv.DictReader(file), 2):
+            reader = csv.DictReader(file)
+            found = names if reader.fieldnames is None else list(reader.fieldnames)  # None: an empty file
+            if found != names and (alone or not set(names) <= set(found)):
+                raise InputError(f"{path}, line 1: not the columns {','.join(names)}; name another file")
+            for number, line in enumerate(reader, 2):
                 try:
                     values = [_read(line[f.name], str(f.type)) for f in dataclasses.fields(Row)]
                 except (KeyError, ValueError, TypeError) as error:
                     raise InputError(f"{path}, line {number}: not a throughput row ({error}); write it anew") from None
                 rows.append(Row(*values))  # type: ignore[arg-type]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error}); give a CSV of `harness throughput --csv`") from None
     return rows
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Whole or not at all, since a call may be cut off at any moment."""
+    write_csv(path, [f.name for f in dataclasses.fields(Row)], map(_written, rows))
+
+
+def write_csv(path: Path, header: Sequence[str], lines: Iterable[Iterable[str]]) -> None:
+    """As ``write_rows``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.new")
-    with beside.open("w", newline="", encoding="utf-8") as file:
+    with beside(path).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(f.name for f in dataclasses.fields(Row))
-        writer.writerows(_written(row) for row in rows)
-    beside.replace(path)
+        writer.writerow(header)
+        writer.writerows(lines)
+    beside(path).replace(path)
 
 
 def _written(row: Row) -> Iterator[str]:
@@ -156,12 +171,11 @@ def throughput_tables(measurements: Sequence[Measurement]) -> list[Table]:
 
 def crossover_table(crossovers: Sequence[Crossover]) -> Table:
     """What the roofline says beside what the rows say."""
-    table = _table("student", "teacher", "at", "ahead from", "predicted", "measured")
+    table = _table("student", "teacher", "at", "ahead from", "predicted", "predicted,\nown products", "measured")
     for c in crossovers:
+        predicted, own = ("never" if n is None else f"{n:,}" for n in (c.predicted, c.own))
         measured = BLANK if not c.seen else f"not by {max(c.seen):,}" if c.measured is None else f"{c.measured:,}"
-        table.add_row(
-            c.student, c.teacher, c.at, c.along, "never" if c.predicted is None else f"{c.predicted:,}", measured
-        )
+        table.add_row(c.student, c.teacher, c.at, c.along, predicted, own if c.own_known else BLANK, measured)
     return table
 
 

@@ -23,8 +23,11 @@ _LABEL_PT = 9
 _TICK_APART = 1.15  # batches or lengths nearer than this to the tick before get none
 
 
-def throughput_plot(rows: Sequence[Row]) -> Figure:
-    """Tokens/s against batch (a line for each length) and against new tokens (one for each batch)."""
+def throughput_plot(rows: Sequence[Row], prompts: str = "prompts not shared") -> Figure:
+    """Tokens/s against batch (a line for each length) and against new tokens (one for each batch).
+
+    ``prompts``: what the caption says of them beside their length.
+    """
     if not rows:
         raise InputError("no throughput rows to draw; measure a cell first")
     looks = {model: style.look(i) for i, model in enumerate(dict.fromkeys(r.model for r in rows))}
@@ -32,9 +35,9 @@ def throughput_plot(rows: Sequence[Row]) -> Figure:
     devices, dtypes = (" / ".join(sorted({getattr(r, f) for r in rows})) for f in ("device", "dtype"))
     fig, axes = style.figure(
         12.0, 6.6, "Tokens per second, sampling included", [],
-        f"{devices} · {dtypes} · prompt {' / '.join(str(p) for p in sorted({r.prompt for r in rows}))} tokens"
-        " · dashed: roofline of our algorithm, on an H100 at 3.0 TB/s or more · numbers at the lines: new tokens"
-        " (left), batch (right)",
+        f"{devices} · {dtypes} · prompt {' / '.join(str(p) for p in sorted({r.prompt for r in rows}))} tokens,"
+        f" {prompts} · dashed: roofline of our algorithm, on an H100 at 3.0 TB/s or more · numbers at the lines: new"
+        " tokens (left), batch (right)",
         n_axes=2, left_in=0.95,
         legend=[Line2D([], [], label=f"{name}, {engine}", **_drawn(looks[name], engine)) for name, engine in pairs],
     )  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 from pathlib import Path
 
@@ -11,10 +10,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from harness.bench import ceilings as ceilings_module
-from harness.bench.ceilings import product_flop_per_s
+from harness.bench.fit import Fit
 from harness.bench.grid import Grid, _Book, run_grid
-from harness.bench.plan import plan_step
 from harness.bench.regress_workload import tiny_hybrid
 from harness.bench.roofline import Ceilings, Workload, step_seconds
 from harness.bench.throughput import Bench, Cell
@@ -31,14 +28,16 @@ from harness.report.throughput import (
     write_rows,
 )
 from harness.report.throughput_plot import throughput_plot
+from harness.runs.manifest import device_facts
 
 CPU = torch.device("cpu")
+HERE = device_facts(CPU)["name"]
 CEILINGS = Ceilings(1e10, 1e11)
 
 
 def row(model: str = "random:tiny-mamba", batch: int = 4, new_tokens: int = 8, rate: float = 100.0) -> Row:
     return Row(
-        model, "eager", "a CPU", "float32", "float32", batch, 16, new_tokens, rate, 1.5, 0.25, None, 0.5, None, 1.25
+        model, "eager", HERE, "float32", "float32", batch, 16, new_tokens, rate, 1.5, 0.25, None, 0.5, None, 1.25
     )
 
 
@@ -85,25 +84,6 @@ def test_the_native_engine_is_held_to_the_deferred_roofline(monkeypatch: pytest.
     assert measured.split == ()  # a CPU has no trace of its kernels
 
 
-def test_product_ceilings_are_those_of_the_models_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[int, ...]] = []
-
-    def timed(product: functools.partial[torch.Tensor], device: torch.device) -> float:
-        product()
-        left, right = product.args
-        seen.append((*left.shape, right.shape[1]))
-        return 0.5
-
-    monkeypatch.setattr(ceilings_module, "seconds_each", timed)
-    model = tiny_hybrid()
-    rate = product_flop_per_s(model.config, 3, torch.float32, CPU)
-    plan = plan_step(model.config, model.codec, Cell(3, 4, 8), torch.float32, torch.float32)
-    products = {part.name: part.launches for part in plan if part.kind == "product"}
-    assert {f"mm [{rows}, {depth}] x [{depth}, {width}]" for rows, depth, width in seen} == set(products)
-    flop = sum(2 * r * d * w * products[f"mm [{r}, {d}] x [{d}, {w}]"] for r, d, w in seen)
-    assert rate == pytest.approx(flop / (0.5 * sum(products.values())))
-
-
 def test_tables_of_a_gpu_are_whole_at_80_columns() -> None:
     wide = dataclasses.replace(
         row("random:llamba-1b", 1024, 4096, 123456.7), engine="mamba_ssm", prompt=1024, ms_per_step=12.34,
@@ -143,7 +123,8 @@ def test_grid_writes_rows_table_and_plot(tmp_path: Path) -> None:
     assert (tmp_path / "rows.png").stat().st_size > 10_000
     text = console.export_text()
     folded = " ".join(text.split())
-    assert "student teacher at ahead from predicted measured" in folded and "batch 2" in folded and "16 new" in folded
+    assert "student teacher at ahead from predicted own products measured" in folded
+    assert "batch 2" in folded and "16 new" in folded and "prompts not shared" in folded
 
 
 def test_a_crossover_is_measured_where_the_student_stays_ahead(tmp_path: Path) -> None:
@@ -165,18 +146,19 @@ def test_a_crossover_is_measured_where_the_student_stays_ahead(tmp_path: Path) -
 
 @pytest.mark.parametrize("engine", ["eager", "native"])
 @pytest.mark.parametrize("rows_per_prompt", [1, 3])
-def test_the_largest_batch_is_the_last_that_fits(
-    engine: str, rows_per_prompt: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("harness.bench.throughput.available_bytes", lambda device: 20_000_000)
+def test_the_largest_batch_is_the_last_that_fits(engine: str, rows_per_prompt: int) -> None:
     model, cell = tiny_hybrid(), Cell(2, 5, 40, rows_per_prompt)
-    largest = Bench(model, "a CPU", CEILINGS, True, engine, torch.float32)._largest(cell)
+    fit = Fit("tiny", model.config, torch.float32, engine, torch.float32, 20_000_000)
+    largest = fit.largest(cell)
 
     def fits(rows: int) -> bool:
         prompts = [cell.prompt] * -(-rows // rows_per_prompt)
         return largest_batch(model.decoder, prompts, cell.new_tokens, engine, torch.float32, 20_000_000) >= rows
 
     assert largest > cell.batch and fits(largest) and not fits(largest + 1)
+    fit.check(dataclasses.replace(cell, batch=largest))
+    with pytest.raises(InputError, match=rf"batch = {largest + 1}: .* GiB free .*; use at most {largest}$"):
+        fit.check(dataclasses.replace(cell, batch=largest + 1))
 
 
 def test_of_two_measurements_of_a_cell_the_faster_stands(tmp_path: Path) -> None:
@@ -220,7 +202,7 @@ def test_rows_survive_the_csv(tmp_path: Path) -> None:
 
 def test_a_csv_of_something_else_is_named_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("model,engine\ntiny,eager\n")
-    with pytest.raises(InputError, match=r"rows.csv, line 2: not a throughput row"):
+    with pytest.raises(InputError, match=r"rows.csv, line 1: not the columns model,engine,device"):
         read_rows(tmp_path / "rows.csv")
     write_rows(tmp_path / "rows.csv", [row()])
     text = (tmp_path / "rows.csv").read_text().replace("100", "fast")
@@ -240,6 +222,25 @@ def test_plot_draws_each_line_and_its_roofline() -> None:
         assert len(drawn) == len(ax.lines) == 16
     with pytest.raises(InputError, match="no throughput rows"):
         throughput_plot([])
+
+
+def test_what_a_roofline_depends_on_is_said_beside_it(tmp_path: Path) -> None:
+    """No column says it: with a CSV there is one way alone."""
+    assert grid(tmp_path).circumstances == "prompts not shared"
+    shared = grid(tmp_path, csv_path=None, rows_per_prompt=4, ignore_eos=False)
+    assert shared.circumstances == "4 rows share a prompt, rows may end early"
+    for given, said in (((), "prompt 16 tokens, prompts not shared"), (("4 rows share a prompt",), "4 rows share")):
+        captions = [" ".join(text.get_text().split()) for text in throughput_plot([row()], *given).texts]
+        assert any(said in caption for caption in captions)
+
+
+def test_float64_weights_have_float64_states(tmp_path: Path) -> None:
+    given = grid(tmp_path, dtype=torch.float64, models=("random:tiny-mamba",), batches=(2,), plot_path=None)
+    console = Console(record=True, width=200)
+    run_grid(given, console)
+    (written,) = read_rows(tmp_path / "rows.csv")
+    assert written.cell == given.key("random:tiny-mamba", Cell(2, 8, 16), "eager")
+    assert f"{written.tokens_per_s:,.0f}" in console.export_text()
 
 
 def test_plot_labels_and_ticks_leave_each_other_room() -> None:

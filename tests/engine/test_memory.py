@@ -46,7 +46,7 @@ def test_a_share_is_kept_back_but_natively_at_most_6_gib(decoder, engine, free, 
     gib = 2**30
     assert room(free * gib, engine) == pytest.approx((free - kept_back) * gib)
     most = largest_batch(decoder, [64], 64, engine, free_bytes=free * gib)
-    need = needed_bytes(decoder, [64], 64, most, engine, torch.float32)
+    need = needed_bytes(CONFIG, torch.float32, [64], 64, most, engine, torch.float32)
     assert (free - kept_back - 0.01) * gib < need <= (free - kept_back) * gib
 
 

@@ -53,20 +53,20 @@ def find_smollm2() -> Path:
 
 def load(path: Path, dtype: torch.dtype, device: torch.device) -> tuple[Decoder, Codec, str]:
     """The decoder in evaluation mode, its codec, and the file's sha256 in hex."""
-    library = _library()
-    try:
-        digest = native.sha256(path)
-        metadata = _Metadata(library, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a GGUF file") from error
-    config = _config(metadata)
+    metadata = _metadata(path)
+    digest, config = native.sha256(path), _config(metadata)
     codec = _codec(metadata, config)
     return native.assemble(config, _tensors(metadata, config), str(path), dtype, device), codec, digest
 
 
+def config_of(path: Path) -> DecoderConfig:
+    """The config in the file's metadata; no tensor is read."""
+    return _config(_metadata(path))
+
+
 def chat_template(path: Path) -> str | None:
     """The template in the file's metadata, if it has one."""
-    return _Metadata(_library(), path).get("tokenizer.chat_template", None)
+    return _metadata(path).get("tokenizer.chat_template", None)
 
 
 def _locate_smollm2() -> Path:
@@ -118,6 +118,14 @@ class _Metadata:
         if default:
             return default[0]
         raise InputError(f"{self.path}: {key} is missing from the metadata; convert the model again")
+
+
+def _metadata(path: Path) -> _Metadata:
+    library = _library()
+    try:
+        return _Metadata(library, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a GGUF file") from error
 
 
 def _config(metadata: _Metadata) -> DecoderConfig:
