@@ -77,41 +77,47 @@ def place_indices(places: Places | None, rows: int, device: torch.device) -> tup
 
 
 @triton.jit
-def conv_silu(
-    x,
-    ring,
-    position,
-    weight,
-    bias,
-    row,
-    source,
-    target,
-    channel,
-    live,
-    x_stride,
-    ring_stride,
-    xb: tl.constexpr,
-    head: tl.constexpr,
-    repeat: tl.constexpr,
-    width: tl.constexpr,
-):
-    """silu of the convolution for one row; the first channel of those that share an x writes it into the ring."""
+def conv_places(channel, live, head: tl.constexpr, repeat: tl.constexpr):
+    """Which x a channel shares, and whether it is the one of them that writes it into the ring."""
     group = channel // (head * repeat)
-    shared = group * head + channel % head
-    writer = live & (channel // head == group * repeat)
-    t = tl.load(position + row)
-    new = tl.load(x + row * x_stride + shared, mask=live, other=0.0)
-    u = tl.load(bias + channel, mask=live, other=0.0).to(tl.float32)
-    u += tl.load(weight + channel * width + width - 1, mask=live, other=0.0).to(tl.float32) * new.to(tl.float32)
+    return group * head + channel % head, live & (channel // head == group * repeat)
+
+
+@triton.jit
+def conv_weights(weight, bias, channel, live, width: tl.constexpr):
+    """Bias and taps, oldest first, in fp32."""
+    found = (tl.load(bias + channel, mask=live, other=0.0).to(tl.float32),)
+    for j in tl.static_range(width):
+        tap = tl.load(weight + channel * width + j, mask=live, other=0.0).to(tl.float32)
+        found = found + (tap,)  # type: ignore[assignment]  # noqa: RUF005 (Triton knows no stars)
+    return found
+
+
+@triton.jit
+def conv_inputs(x, ring, t, shared, live, xb: tl.constexpr, width: tl.constexpr):
+    """A row's input of this step and those before it, newest first; ``x`` and ``ring`` point at its own."""
+    found = (tl.load(x + shared, mask=live, other=0.0),)
     for j in tl.static_range(1, width):
-        offset = ((t + width - j) % width) * xb + shared
-        old = tl.load(ring + source * ring_stride + offset, mask=live, other=0.0)
-        u += tl.load(weight + channel * width + width - 1 - j, mask=live, other=0.0).to(tl.float32) * old.to(tl.float32)
-        # Only a fork's first step has anything to carry over.
-        tl.store(ring + target * ring_stride + offset, old, mask=writer & (source != target))
-    now = ring + target * ring_stride + (t % width) * xb + shared
-    tl.store(now, new.to(ring.dtype.element_ty), mask=writer)
+        old = tl.load(ring + ((t + width - j) % width) * xb + shared, mask=live, other=0.0)
+        found = found + (old,)  # type: ignore[assignment]  # noqa: RUF005
+    return found
+
+
+@triton.jit
+def conv_silu(inputs, weights, width: tl.constexpr):
+    """silu of the convolution for one row, from ``conv_inputs`` and ``conv_weights``."""
+    u = weights[0]
+    for j in tl.static_range(width):
+        u += weights[width - j] * inputs[j].to(tl.float32)
     return u * tl.sigmoid(u)
+
+
+@triton.jit
+def conv_keep(ring, inputs, t, shared, writer, forks, xb: tl.constexpr, width: tl.constexpr):
+    """This step's input into the ring at the target place; a fork's first step carries those before over."""
+    tl.store(ring + (t % width) * xb + shared, inputs[0].to(ring.dtype.element_ty), mask=writer)
+    for j in tl.static_range(1, width):
+        tl.store(ring + ((t + width - j) % width) * xb + shared, inputs[j], mask=writer & forks)
 
 
 @triton.jit
@@ -139,9 +145,12 @@ def _conv_kernel(
     live = channel < channels
     read = tl.load(source + row) if indexed else row
     write = tl.load(target + row) if indexed else row
-    u = conv_silu(
-        x, ring, position, weight, bias, row, read, write, channel, live, x_stride, ring_stride, xb, head, repeat, width
-    )
+    t = tl.load(position + row)
+    shared, writer = conv_places(channel, live, head, repeat)
+    weights = conv_weights(weight, bias, channel, live, width)
+    inputs = conv_inputs(x + row * x_stride, ring + read * ring_stride, t, shared, live, xb, width)
+    u = conv_silu(inputs, weights, width)
+    conv_keep(ring + write * ring_stride, inputs, t, shared, writer, read != write, xb, width)
     tl.store(out + row * channels + channel, u.to(out.dtype.element_ty), mask=live)
 
 

@@ -24,7 +24,11 @@ import triton.language as tl
 from harness.kernels.mamba1_conv import (
     Conv,
     Places,
+    conv_inputs,
+    conv_keep,
+    conv_places,
     conv_silu,
+    conv_weights,
     mamba1_conv_step,
     place_indices,
     working_dtype,
@@ -85,6 +89,17 @@ def _softplus(v):
     return tl.where(v > 20.0, v, log1p)
 
 
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def _exp2(v, flush: tl.constexpr):
+    """2^v in one instruction where a GPU may ``flush`` results below 2^-126 to 0, else in four."""
+    if flush:
+        return tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=r,r", [v], tl.float32, True, 1)
+    return tl.exp2(v)
+
+
 @triton.jit
 def _step_kernel(
     x,
@@ -122,65 +137,79 @@ def _step_kernel(
     width: tl.constexpr,
     indexed: tl.constexpr,
     counted: tl.constexpr,
+    flush: tl.constexpr,
     block: tl.constexpr,
     block_rows: tl.constexpr,
 ):
     """``block_rows`` rows of ``block`` channels: A (fp32, twice the bytes of a 16-bit state) is read once for them all.
 
     A channel's N = 16 states are 32 contiguous bytes in 16 bits, so a tile is one contiguous run and a thread's
-    16-byte access holds half a channel. ``width`` 0: x is already convolved.
+    16-byte access holds half a channel. ``width`` 0: x is already convolved. A program is a chain of two waits, for
+    the rows' places and for all that lies there, with every store behind the last load: no compiler moves a load over
+    a store.
     """
     channel = tl.program_id(0) * block + tl.arange(0, block)
     inside = channel < channels
     entry = tl.arange(0, n)
     tile = channel[:, None] * n + entry[None, :]
-    # exp(delta A) = 2^(delta A log2 e), the factor taken out of the loop.
-    a = tl.exp(tl.load(a_log + tile, mask=inside[:, None], other=0.0).to(tl.float32)) * -1.4426950408889634
+    first = tl.program_id(1).to(tl.int64) * block_rows
+    reads = ()
+    writes = ()
+    times_of = ()
+    for i in tl.static_range(block_rows):
+        row = tl.minimum(first + i, rows - 1)
+        reads = reads + (tl.load(source + row).to(tl.int64) if indexed else row,)  # type: ignore[assignment]  # noqa: RUF005
+        writes = writes + (tl.load(target + row).to(tl.int64) if indexed else row,)  # type: ignore[assignment]  # noqa: RUF005
+        if width > 0:
+            times_of = times_of + (tl.load(position + row),)  # type: ignore[assignment]  # noqa: RUF005
+    rate = _exp2(tl.load(a_log + tile, mask=inside[:, None], other=0.0).to(tl.float32) * LOG2_E, flush)
     skip = tl.load(d + channel, mask=inside, other=0.0).to(tl.float32)
     shift = tl.load(dt_bias + channel, mask=inside, other=0.0).to(tl.float32) * times
     b_tile = (channel // b_span)[:, None] * n + entry[None, :]
     c_tile = (channel // c_span)[:, None] * n + entry[None, :]
+    shared, writer = conv_places(channel, inside, n, repeat)
+    if width > 0:
+        weights = conv_weights(weight, bias, channel, inside, width)
+    loaded = ()
     for i in tl.static_range(block_rows):
-        row = tl.program_id(1).to(tl.int64) * block_rows + i
-        live = inside & (row < rows)
-        row = tl.minimum(row, rows - 1)
-        read = tl.load(source + row).to(tl.int64) if indexed else row
-        write = tl.load(target + row).to(tl.int64) if indexed else row
-        state = tl.load(ssm + read * ssm_stride + tile, mask=live[:, None], other=0.0).to(tl.float32)
+        row = tl.minimum(first + i, rows - 1)
+        live = inside & (first + i < rows)
+        state = tl.load(ssm + reads[i] * ssm_stride + tile, mask=live[:, None], other=0.0)
         if width > 0:
-            u = conv_silu(
-                x,
-                ring,
-                position,
-                weight,
-                bias,
-                row,
-                read,
-                write,
-                channel,
-                live,
-                x_stride,
-                ring_stride,
-                xb,
-                n,
-                repeat,
-                width,
+            inputs = conv_inputs(
+                x + row * x_stride, ring + reads[i] * ring_stride, times_of[i], shared, live, xb, width
             )
         else:
-            u = tl.load(x + row * x_stride + channel, mask=live, other=0.0).to(tl.float32)
-        delta = _softplus(tl.load(dt + row * dt_stride + channel, mask=live, other=0.0).to(tl.float32) + shift)
-        added = tl.load(b + row * b_stride + b_tile, mask=live[:, None], other=0.0).to(tl.float32)
-        seen = tl.load(c + row * c_stride + c_tile, mask=live[:, None], other=0.0).to(tl.float32)
-        state = tl.exp2(delta[:, None] * a) * state + (delta * u)[:, None] * added
-        y = tl.sum(state * seen, axis=1) + skip * u
-        gate = tl.load(z + row * z_stride + channel, mask=live, other=0.0).to(tl.float32)
+            inputs = (tl.load(x + row * x_stride + channel, mask=live, other=0.0),)
+        step = tl.load(dt + row * dt_stride + channel, mask=live, other=0.0)
+        added = tl.load(b + row * b_stride + b_tile, mask=live[:, None], other=0.0)
+        seen = tl.load(c + row * c_stride + c_tile, mask=live[:, None], other=0.0)
+        gate = tl.load(z + row * z_stride + channel, mask=live, other=0.0)
+        loaded = loaded + ((state, inputs, step, added, seen, gate),)  # type: ignore[assignment]  # noqa: RUF005
+    for i in tl.static_range(block_rows):
+        row = tl.minimum(first + i, rows - 1)
+        live = inside & (first + i < rows)
+        state, inputs, step, added, seen, gate = loaded[i]
+        u = conv_silu(inputs, weights, width) if width > 0 else inputs[0].to(tl.float32)
+        delta = _softplus(step.to(tl.float32) + shift)
+        # exp(delta A) = 2^(-delta log2 e exp(a_log)): one product an entry.
+        decay = _exp2((delta * -LOG2_E)[:, None] * rate, flush)
+        state = decay * state.to(tl.float32) + (delta * u)[:, None] * added.to(tl.float32)
+        y = tl.sum(state * seen.to(tl.float32), axis=1) + skip * u
+        gate = gate.to(tl.float32)
         tl.store(out + row * channels + channel, (y * gate * tl.sigmoid(gate)).to(out.dtype.element_ty), mask=live)
+        if width > 0:
+            kept = writer & (first + i < rows)
+            forks = reads[i] != writes[i]
+            conv_keep(ring + writes[i] * ring_stride, inputs, times_of[i], shared, kept, forks, xb, width)
+        rounded = state.to(ssm.dtype.element_ty)
         if ssm.dtype.element_ty == tl.float16:
-            if counted:
-                over = (tl.abs(state) > 65504.0) & live[:, None]
-                tl.atomic_add(saturated + tl.zeros_like(tile), tl.full(tile.shape, 1, tl.int32), mask=over)
-            state = tl.minimum(tl.maximum(state, -65504.0, tl.PropagateNan.ALL), 65504.0, tl.PropagateNan.ALL)
-        tl.store(ssm + write * ssm_stride + tile, state.to(ssm.dtype.element_ty), mask=live[:, None])
+            if counted:  # one addition a channel, not one an entry
+                over = tl.sum((tl.abs(state) > 65504.0).to(tl.int32), axis=1)
+                tl.atomic_add(saturated + tl.zeros_like(channel), over, mask=live & (over > 0), sem="relaxed")
+            most = tl.full([1, 1], 65504, rounded.dtype)  # behind the rounding: two entries an instruction
+            rounded = tl.clamp(rounded, -most, most, tl.PropagateNan.ALL)
+        tl.store(ssm + writes[i] * ssm_stride + tile, rounded, mask=live[:, None])
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,14 +221,12 @@ class Launch:
     warps: int
 
 
-# (compute capability, rows x channels at most, bytes of a state entry) -> launch; the first that fits. Untuned until
-# measured: 64 x 16 entries give each of 64 threads 16, few warps wait at a barrier, and rows are joined only where
-# programs remain to fill the card (132 multiprocessors x 32 programs x 64 channels = 270,000).
+# (compute capability, rows x channels at most, bytes of a state entry) -> launch; the first that fits. Measured on an
+# H100 at 128 x 3072, 280 x 3072 and 256 x 2048 (results/h100/mamba1_kernels.py), of which 2 bytes over 16 launches: two
+# rows a program, which read A once, cost more in registers than they save in bytes.
 LAUNCHES: tuple[tuple[int, int, int, Launch], ...] = (
-    (90, 1 << 18, 2, Launch(64, 1, 2)),
-    (90, 1 << 18, 4, Launch(64, 1, 2)),
-    (90, 1 << 62, 2, Launch(64, 2, 2)),
-    (90, 1 << 62, 4, Launch(64, 2, 2)),
+    (90, 1 << 62, 2, Launch(64, 1, 2)),
+    (90, 1 << 62, 4, Launch(64, 1, 2)),
 )
 DEFAULT_LAUNCH = Launch(64, 1, 2)
 
@@ -275,6 +302,7 @@ def mamba1_step_triton(
         width=0 if conv is None else ring.shape[1],
         indexed=places is not None,
         counted=saturated is not None,
+        flush=ssm.is_cuda,
         block=launch.block,
         block_rows=launch.block_rows,
         num_warps=launch.warps,

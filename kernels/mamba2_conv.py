@@ -47,12 +47,14 @@ def convolved(v, rows, weight, channel, inside, tap_stride, channel_stride, W: t
 
 
 @triton.jit
-def exact_dot(a, b, THREE: tl.constexpr):
-    """a [M, E] fp32 times b [E, N] to nearly the 24 bits of fp32; ``THREE`` where b is bf16."""
-    if THREE:
+def exact_dot(a, b, PIECES: tl.constexpr):
+    """a [M, E] fp32 times b [E, N]: bf16 b with a in 2 or 3 bf16 ``PIECES`` (16 or 24 bits), others (0) by tf32x3."""
+    if PIECES:
         high = a.to(tl.bfloat16)
         rest = a - high.to(tl.float32)
         middle = rest.to(tl.bfloat16)
+        if PIECES == 2:
+            return tl.dot(high, b, tl.dot(middle, b))
         low = (rest - middle.to(tl.float32)).to(tl.bfloat16)
         return tl.dot(high, b, tl.dot(middle, b, tl.dot(low, b)))
     return tl.dot(a, b.to(tl.float32), input_precision="tf32x3")

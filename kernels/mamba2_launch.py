@@ -28,7 +28,7 @@ class Launch:
 # By (capability, large, N, bytes of a state entry); large: at least 8,192 (row, head) pairs. Measured on an H100 at
 # Llamba-1B's (N = 64) and Mamba2-1.3B's (N = 128) shapes, with K of their rings (results/h100/step_kernels.py).
 LAUNCHES = {
-    (90, True, 64, 2): Launch(64, 64, 2, 128),
+    (90, True, 64, 2): Launch(64, 32, 1, 168),
     (90, True, 64, 4): Launch(32, 64, 1, 128, again=False),
     (90, True, 128, 2): Launch(32, 64, 1, 168),
     (90, True, 128, 4): Launch(64, 32, 4, 168, again=False),
@@ -54,6 +54,11 @@ def launch_for(memory: Memory, rows: int) -> Launch:
     key = (10 * major + minor, rows * heads >= 8192, size, memory.state.element_size())
     found = LAUNCHES.get(key) or default_launch(dim, size)
     return dataclasses.replace(found, dims=min(found.dims, _power_of_2_in(dim)))
+
+
+def overlaps(device: torch.device) -> bool:
+    """Whether a launch may begin before the one before it has ended: programmatic dependent launch, from sm_90 on."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def _power_of_2_in(n: int) -> int:

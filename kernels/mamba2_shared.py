@@ -10,8 +10,10 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents
 
 from .mamba2_conv import convolved, newest, past
+from .mamba2_launch import overlaps
 from .mamba2_ring import Memory, Rows
 
 
@@ -20,7 +22,7 @@ def _shared_kernel(
     given, projected, conv_weight, conv_bias, conv, ring_b, position, position0, sample, running,
     layer, projected_stride, tap_stride, channel_stride,
     XP: tl.constexpr, N: tl.constexpr, G: tl.constexpr, K: tl.constexpr, W: tl.constexpr,
-    ENTRIES: tl.constexpr, SILU: tl.constexpr,
+    ENTRIES: tl.constexpr, SILU: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One group of one slot; XP channels of x come before those of B. ``given`` gets [C | B | C.B_k | C.B]."""
     C: tl.constexpr = XP + 2 * G * N
@@ -35,6 +37,8 @@ def _shared_kernel(
     ring_b += slot * (K - 1) * (G * N) + group * N
     given += (slot * G + group) * (2 * N + ENTRIES + 1)
 
+    if EARLY:  # the step may begin with what it reads of others, and waits before it reads what is made here
+        gdc_launch_dependents()
     alive = tl.load(running + slot) != 0
     t = tl.load(position + slot).to(tl.int32)
     age = t - tl.load(position0 + slot).to(tl.int32)
@@ -77,7 +81,7 @@ def shared_part(
         given, projected, conv_weight, conv_bias, memory.conv, memory.b,
         rows.position, rows.position0, rows.sample, rows.running,
         layer, projected.stride(0), conv_weight.stride(1), conv_weight.stride(0),
-        memory.x.shape[2], size, groups, memory.length, width, entries, silu, num_warps=2,
+        memory.x.shape[2], size, groups, memory.length, width, entries, silu, overlaps(projected.device), num_warps=2,
     )  # fmt: skip
     return given
 

@@ -32,9 +32,10 @@ import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_wait
 
 from .mamba2_conv import convolved, exact_dot, newest, past, pieces, softplus
-from .mamba2_launch import SHARING_HEADS, Launch, launch_for
+from .mamba2_launch import SHARING_HEADS, Launch, launch_for, overlaps
 from .mamba2_ring import Memory, Rows, by_head
 from .mamba2_shared import entries_of, shared_part
 from .rmsnorm import Unscaled
@@ -123,7 +124,8 @@ def _step_kernel(
     layer, projected_stride, tap_stride, channel_stride,
     H: tl.constexpr, P: tl.constexpr, N: tl.constexpr, X: tl.constexpr, B: tl.constexpr, G: tl.constexpr,
     K: tl.constexpr, W: tl.constexpr, CLAMP: tl.constexpr,
-    DIMS: tl.constexpr, COLUMNS: tl.constexpr, ENTRIES: tl.constexpr, THREE: tl.constexpr, AGAIN: tl.constexpr,
+    DIMS: tl.constexpr, COLUMNS: tl.constexpr, ENTRIES: tl.constexpr, PIECES: tl.constexpr, AGAIN: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """DIMS of a head's P rows of [P, N], of one slot; H heads, X heads of x, B groups of B, G groups of C.
 
@@ -154,10 +156,6 @@ def _step_kernel(
     age = t - tl.load(position0 + slot).to(tl.int32)
     phase = (t + tl.load(sample + slot).to(tl.int32) + layer) % K
     place = tl.load(snapshot + slot).to(tl.int64)
-    if given is not None:
-        given += (slot * G + head // (H // G)) * (2 * N + ENTRIES + 1)
-        c = tl.load(given + n)
-        own = tl.load(given + 2 * N + ENTRIES)
     x_new = tl.load(projected + x_channel, inside, 0)
     if given is None:
         b_new = tl.load(projected + b_channel)
@@ -183,10 +181,10 @@ def _step_kernel(
     tile = tl.arange(0, DIMS)[:, None] * N + column[None, :]
     own_state = state + slot * INNER * N + base
     state += place * INNER * N + base
-    # Not needed again for a whole step: it must not push weights and rings out of the cache.
+    # Kept by the cache like anything else: a commit reads it a second time.
     held_state = ()
     for q in tl.static_range(N // COLUMNS):
-        s = tl.load(state + q * COLUMNS + tile, inside[:, None], 0, eviction_policy="evict_first")
+        s = tl.load(state + q * COLUMNS + tile, inside[:, None], 0)
         held_state = held_state + (s,)  # type: ignore[assignment]  # noqa: RUF005 (Triton knows no stars)
     conv += slot * W * C
     x_past = past(conv, t, x_channel, inside, C, W)
@@ -207,11 +205,17 @@ def _step_kernel(
             steps = tl.load(ring_dt + k * H, held, 0)
         if given is None:
             b_k = tl.load(ring_b + k[:, None] * (B * N) + n[None, :], held[:, None], 0)
-        else:
-            dot = tl.load(given + 2 * N + k, held, 0)
         x_k = tl.load(ring_x[None, :] + k[:, None] * (X * P), held[:, None] & inside[None, :], 0)
     else:
         total = 0.0
+    if given is not None:
+        if EARLY:
+            gdc_wait()
+        given += (slot * G + head // (H // G)) * (2 * N + ENTRIES + 1)
+        c = tl.load(given + n)
+        own = tl.load(given + 2 * N + ENTRIES)
+        if K > 1:
+            dot = tl.load(given + 2 * N + k, held, 0)
 
     x = convolved(x_sum, x_past, conv_weight, x_channel, inside, tap_stride, channel_stride, W, SILU)
     x_kept = x.to(projected.dtype.element_ty)
@@ -299,7 +303,7 @@ def _step_kernel(
         for q in tl.static_range(N // COLUMNS):
             whole = held_again[q].to(tl.float32) * tl.exp(total) + x[:, None] * b_pieces[q][None, :]
             if K > 1:
-                whole += exact_dot(x_j, b_j[q], THREE)
+                whole += exact_dot(x_j, b_j[q], PIECES)
             if CLAMP:
                 over = tl.sum((tl.abs(whole) > 65504).to(tl.int32))
                 tl.atomic_add(saturated, over, over > 0, sem="relaxed")
@@ -372,11 +376,12 @@ def _launched(
     launch = launch or launch_for(memory, count)
     if out is None:
         out = projected.new_empty(count, heads * dim)
-    given = None
+    given, early = None, False
     if b_groups == c_groups and heads // c_groups >= SHARING_HEADS:
         given = shared_part(
             projected, mixer.conv_weight, mixer.conv_bias, memory, rows, mixer.layer, mixer.a_log is not None
         )
+        early = overlaps(projected.device)
     _step_kernel[(heads * triton.cdiv(dim, launch.dims), count)](
         out, projected, mixer.conv_weight, mixer.conv_bias, mixer.d, mixer.a_log, mixer.dt_bias, mixer.z_bias,
         None if squares is None else mixer.norm, squares, given,
@@ -385,8 +390,17 @@ def _launched(
         mixer.layer, projected.stride(0), mixer.conv_weight.stride(1), mixer.conv_weight.stride(0),
         heads, dim, size, x_heads, b_groups, c_groups, memory.length, width, memory.state.dtype == torch.float16,
         launch.dims, launch.columns, entries_of(memory),
-        # Triton's interpreter multiplies bf16 as if its bits were integers (3.6 and 3.7).
-        projected.dtype == torch.bfloat16 and projected.is_cuda,
-        launch.again, num_warps=launch.warps, maxnreg=launch.registers,
+        _pieces_of(projected, memory.state), launch.again, early,
+        num_warps=launch.warps, maxnreg=launch.registers, **({"launch_pdl": True} if early else {}),
     )  # fmt: skip
     return out
+
+
+def _pieces_of(projected: torch.Tensor, state: torch.Tensor) -> int:
+    """bf16 pieces of an fp32 factor at a commit: two hold more digits than a state of 16 bits keeps.
+
+    None (0) in Triton's interpreter, which multiplies bf16 as if its bits were integers (3.6 and 3.7).
+    """
+    if projected.dtype != torch.bfloat16 or not projected.is_cuda:
+        return 0
+    return 2 if state.element_size() == 2 else 3

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.jit import KernelInterface
 
 Kind = Literal["kernel", "product", "torch"]
-_PRODUCTS = frozenset({"mm", "linear"})
+_PRODUCTS = frozenset({"mm", "linear", "addmm_"})
 # Memory from the allocator; nothing runs on the device.
 _ALLOCATIONS = frozenset({"empty", "new_empty", "empty_like", "empty_strided"})
 
@@ -87,8 +87,9 @@ class _Mode(TorchDispatchMode):
         read = [t for t in _tensors((*args, *(kwargs or {}).values())) if in_place or all(t is not w for w in written)]
         kind: Kind = "torch"
         if name in _PRODUCTS:
-            kind, depth = "product", read[0].shape[-1]
-            name = f"mm [{read[0].numel() // depth}, {depth}] x [{depth}, {written[0].shape[-1]}]"
+            left = args[1] if name == "addmm_" else read[0]
+            kind, depth = "product", left.shape[-1]
+            name = f"mm [{left.numel() // depth}, {depth}] x [{depth}, {written[0].shape[-1]}]"
         self.calls.append(Call(kind, name, {"read": tuple(read), "written": tuple(written)}))
         return result
 

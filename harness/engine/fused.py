@@ -27,7 +27,7 @@ from harness.models.layers import Attention, Mamba2, RMSNorm
 from harness.models.mamba1 import Mamba1
 from harness.models.state import AttentionState
 
-# A layer's normed input to its mixer's output, with the norm that may still be owed to it.
+# A layer's normed input to what its mixer's last product takes, with the norm that may still be owed to it.
 MixerStep: TypeAlias = Callable[[torch.Tensor], tuple[torch.Tensor, Unscaled | None]]
 
 
@@ -47,6 +47,8 @@ class FusedDecoder:
             for block in decoder.blocks:
                 if block.mlp is not None:
                     _turn(block.mlp.gate_up.weight)
+                if isinstance(block.mixer, Mamba2) and block.mixer.discrete:
+                    _turn(block.mixer.in_proj.weight)
 
     def plan(self, rows: int) -> None:
         """Make room for steps of ``rows`` rows; before a capture."""
@@ -66,12 +68,13 @@ class FusedDecoder:
         stream = F.embedding(tokens, self.decoder.embedding.weight)
         branch = _norm(blocks[0].mixer_norm, stream)
         for i, (block, mixer) in enumerate(zip(blocks, self.mixers, strict=True)):
-            branch, unscaled = mixer(branch)
-            if block.mlp is not None and block.mlp_norm is not None:
-                branch, unscaled = _norm(block.mlp_norm, branch, stream, unscaled), None
-                branch = F.linear(swiglu_triton(F.linear(branch, block.mlp.gate_up.weight)), block.mlp.down.weight)
             following = blocks[i + 1].mixer_norm if i + 1 < len(blocks) else self.decoder.norm
-            branch = _norm(following, branch, stream, unscaled)
+            y, unscaled = mixer(branch)
+            after = following if block.mlp_norm is None else block.mlp_norm
+            branch = _joined(after, y, block.mixer.out.weight, stream, unscaled)
+            if block.mlp is not None and block.mlp_norm is not None:
+                wide = swiglu_triton(F.linear(branch, block.mlp.gate_up.weight))
+                branch = _joined(following, wide, block.mlp.down.weight, stream)
         torch.mm(branch, self.weight.t(), out=logits)
 
     def _mixer(self, mixer: object, layer: LayerSlots, number: int) -> MixerStep:
@@ -99,7 +102,7 @@ class FusedDecoder:
                 prompts,
                 self.plans[x.shape[0]],
             )
-            return F.linear(y, mixer.out.weight), None
+            return y, None
 
         return run
 
@@ -125,7 +128,7 @@ class FusedDecoder:
                 y, unscaled = mamba2_step_unscaled(projected, weights, layer.memory, self.state.rows)
             else:
                 y = mamba2_step_triton(projected, weights, layer.memory, self.state.rows)
-            return F.linear(y, mixer.out.weight), unscaled
+            return y, unscaled
 
         return run
 
@@ -144,7 +147,7 @@ class FusedDecoder:
                 u = mamba1_conv_step_triton(raw, conv, mixer.config.state, places)
                 dt, b, c = mixer.from_conv(u)
                 y = mamba1_step_triton(u, dt, b, c, z, layer.ssm, weights, None, places, saturated)
-            return F.linear(y, mixer.out.weight), None
+            return y, None
 
         return run
 
@@ -152,13 +155,20 @@ class FusedDecoder:
 def _turn(weight: torch.Tensor) -> None:
     """Store a weight [outputs, inputs] along its outputs, its values and shape as they are.
 
-    cuBLAS is up to 5 % faster with the wide product of an MLP so, and no faster with the others
-    (results/h100/products.csv).
+    cuBLAS is up to 5 % faster with the wide product of an MLP so, and a little with that into a Llamba mixer; no faster
+    with the others (results/h100/products.csv).
     """
     weight.data = weight.data.t().contiguous().t()
 
 
-def _norm(
-    norm: RMSNorm, x: torch.Tensor, stream: torch.Tensor | None = None, unscaled: Unscaled | None = None
+def _joined(
+    norm: RMSNorm, y: torch.Tensor, weight: torch.Tensor, stream: torch.Tensor, unscaled: Unscaled | None = None
 ) -> torch.Tensor:
-    return rmsnorm_triton(x, norm.weight, norm.eps, stream, unscaled=unscaled)
+    """``norm`` of ``stream``, which becomes stream + y weight^T in the product itself unless a norm is owed to y."""
+    if unscaled is not None:
+        return rmsnorm_triton(F.linear(y, weight), norm.weight, norm.eps, stream, unscaled=unscaled)
+    return _norm(norm, stream.addmm_(y, weight.t()))
+
+
+def _norm(norm: RMSNorm, x: torch.Tensor) -> torch.Tensor:
+    return rmsnorm_triton(x, norm.weight, norm.eps)
