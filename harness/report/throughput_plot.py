@@ -31,7 +31,8 @@ def throughput_plot(rows: Sequence[Row], prompts: str = "prompts not shared") ->
     if not rows:
         raise InputError("no throughput rows to draw; measure a cell first")
     looks = {model: style.look(i) for i, model in enumerate(dict.fromkeys(r.model for r in rows))}
-    pairs = sorted(dict.fromkeys((r.model, r.engine) for r in rows), key=lambda pair: list(looks).index(pair[0]))
+    # States in fp32 are another line, a paler one: in 16 bits the same cell is faster.
+    kinds = sorted(dict.fromkeys(_kind(r) for r in rows), key=lambda kind: list(looks).index(kind[0]))
     devices, dtypes = (" / ".join(sorted({getattr(r, f) for r in rows})) for f in ("device", "dtype"))
     fig, axes = style.figure(
         12.0, 6.6, "Tokens per second, sampling included", [],
@@ -39,16 +40,19 @@ def throughput_plot(rows: Sequence[Row], prompts: str = "prompts not shared") ->
         f" {prompts} · dashed: roofline of our algorithm, on an H100 at 3.0 TB/s or more · numbers at the lines: new"
         " tokens (left), batch (right)",
         n_axes=2, left_in=0.95,
-        legend=[Line2D([], [], label=f"{name}, {engine}", **_drawn(looks[name], engine)) for name, engine in pairs],
+        legend=[
+            Line2D([], [], label=f"{name}, {engine}{', fp32 states' * exact}", **_drawn(looks[name], engine, exact))
+            for name, engine, exact in kinds
+        ],
     )  # fmt: skip
     for ax, along, fixed in zip(axes, ("batch", "new_tokens"), ("new_tokens", "batch"), strict=True):
         labels = []
-        for model, engine in pairs:
-            mine, look = [r for r in rows if (r.model, r.engine) == (model, engine)], looks[model]
+        for kind in kinds:
+            mine, look, engine = [r for r in rows if _kind(r) == kind], looks[kind[0]], kind[1]
             for value in sorted({getattr(r, fixed) for r in mine}):
                 line = sorted((r for r in mine if getattr(r, fixed) == value), key=lambda r: getattr(r, along))
                 x = [getattr(r, along) for r in line]
-                ax.plot(x, [r.tokens_per_s for r in line], **_drawn(look, engine))
+                ax.plot(x, [r.tokens_per_s for r in line], **_drawn(look, engine, kind[2]))
                 labels.append((x[-1], line[-1].tokens_per_s, f"{value:,}", look.color))
                 # A rival's algorithm has a limit of its own, which would only cover up the model's.
                 limits = [
@@ -70,9 +74,15 @@ def throughput_plot(rows: Sequence[Row], prompts: str = "prompts not shared") ->
     return fig
 
 
-def _drawn(look: style.Look, engine: str) -> dict[str, Any]:
+def _kind(row: Row) -> tuple[str, str, bool]:
+    """Model, engine, and whether its states are wider than its weights; rows of one kind share lines."""
+    return row.model, row.engine, row.state_dtype == "float32" != row.dtype
+
+
+def _drawn(look: style.Look, engine: str, exact: bool) -> dict[str, Any]:
     """How a model's line in an engine is drawn."""
     return {
+        "alpha": 0.45 if exact else 1.0,
         "color": look.color,
         "linestyle": look.line,
         "marker": look.marker,

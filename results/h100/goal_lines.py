@@ -16,6 +16,9 @@ QUOTED_US = {
     ("mamba2-1.3b", "256", "selective_state_update"): 292.7, ("mamba2-1.3b", "256", "causal_conv1d_update"): 16.4,
 }  # fmt: skip
 
+# (shape, rows) -> microseconds at most for a state update with 16-bit states, and times faster than mamba_ssm's.
+STATE_GOALS = {("llamba-1b", "512"): (68.0, 1.8), ("mamba2-1.3b", "256"): (114.0, 2.55)}
+
 
 @dataclasses.dataclass(frozen=True)
 class Line:
@@ -58,21 +61,44 @@ def step_lines(path: Path) -> Iterator[Line]:
         quoted = QUOTED_US[model, rows, what]
         return (ran, f"{ran:.1f} us") if ran <= quoted else (quoted, f"{quoted:.1f} us quoted")
 
-    for model, rows, limit, inner, whole in (
-        ("llamba-1b", "512", 68.0, 1.8, 1.8),
-        ("mamba2-1.3b", "256", 114.0, 2.55, 2.3),
-    ):
+    for (model, rows), (limit, inner) in STATE_GOALS.items():
+        whole = {"llamba-1b": 1.8, "mamba2-1.3b": 2.3}[model]
         scan, conv = (rival(model, rows, f"{w}_update") for w in ("selective_state", "causal_conv1d"))
         mine = times.get((model, rows, "float16", "inner"))
         step = times.get((model, rows, "float16", "best step"))
         exact = times.get((model, rows, "float32", "inner"))
         cell = f"{model}, batch {rows}"
-        yield Line(f"state update, {cell}", _us(mine), BLANK, mine, limit, "{:.1f} us", at_most=True)
-        yield Line(f"state update, {cell}", _us(mine), scan[1], mine and scan[0] / mine, inner, "{:.2f}x")
+        yield Line(f"state update, fp16, {cell}", _us(mine), BLANK, mine, limit, "{:.1f} us", at_most=True)
+        yield Line(f"state update, fp16, {cell}", _us(mine), scan[1], mine and scan[0] / mine, inner, "{:.2f}x")
         if model == "llamba-1b":
             yield Line(f"state update, fp32, {cell}", _us(exact), scan[1], exact and scan[0] / exact, 1.0, "{:.2f}x")
         both = f"{scan[1]} + {conv[1]}"
         yield Line(f"mamba2_step, {cell}", _us(step), both, step and (scan[0] + conv[0]) / step, whole, "{:.2f}x")
+
+
+def ring_lines(path: Path) -> Iterator[Line]:
+    """Of ``ring_kernels.py --csv``: bf16 states against the same goals; each state dtype beside the others' rings.
+
+    Each side has its best length of ring and its best launch.
+    """
+    times: dict[tuple[str, ...], tuple[float, str]] = {}
+    for row in _dicts(path):
+        who = row["what"].split(",")[0]
+        if not row["what"].endswith("one phase"):
+            key = (row["model"], row["rows"], row["state"], who)
+            times[key] = min(times.get(key, (float("inf"), "")), (float(row["us"]), f"K = {row['k']}"))
+    for (model, rows), (limit, inner) in STATE_GOALS.items():
+        cell = f"{model}, batch {rows}"
+        mine, _ = times.get((model, rows, "bfloat16", "inner"), (None, ""))
+        quoted = QUOTED_US[model, rows, "selective_state_update"]
+        yield Line(f"state update, bf16, {cell}", _us(mine), BLANK, mine, limit, "{:.1f} us", at_most=True)
+        what = f"state update, bf16, {cell}"
+        yield Line(what, _us(mine), f"{quoted:.1f} us quoted", mine and quoted / mine, inner, "{:.2f}x")
+    for (model, rows, state, who), (us, k) in times.items():
+        if who != "inner" and (model, rows, state, "inner") in times:
+            mine, own_k = times[model, rows, state, "inner"]
+            what = f"state update, {state}, {model}, batch {rows}, over {who}"
+            yield Line(what, f"{_us(mine)}, {own_k}", f"{_us(us)}, {k}", us / mine, None, "{:.2f}x")
 
 
 def attention_lines(path: Path) -> Iterator[Line]:
@@ -99,7 +125,7 @@ def attention_lines(path: Path) -> Iterator[Line]:
 def product_lines(path: Path) -> Iterator[Line]:
     """Of ``product_kernels.py --csv``: the sum of a layer's products as the engine has them, over the best of cuBLAS.
 
-    The engine's are torch.mm's with weights as stored, gate-up turned (``harness.engine.fused``).
+    The engine's are torch.mm's with weights as stored, but for those turned (``harness.engine.fused``).
     """
     times: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
     for row in _dicts(path):
@@ -109,7 +135,8 @@ def product_lines(path: Path) -> Iterator[Line]:
     for model in ("llama-3.2-1b", "llamba-1b", "mamba2-1.3b"):
         for rows in ("256", "512"):
             shapes = times.get((model, rows), {})
-            ours = sum(us["cublas, turned" if what == "gate, up" else "cublas"] for what, us in shapes.items()) or None
+            turned = {"gate, up", "in"} if model == "llamba-1b" else {"gate, up"}
+            ours = sum(us["cublas, turned" if what in turned else "cublas"] for what, us in shapes.items()) or None
             best = sum(min(us.values()) for us in shapes.values())
             what = f"a layer's products, {model}, {rows} rows, over the best of cuBLAS"
             yield Line(what, _us(ours), _us(best or None), ours and ours / best, 1.1, "{:.3f}x", at_most=True)
@@ -160,6 +187,7 @@ def gate_lines(path: Path) -> Iterator[Line]:
 # File -> the script that makes it, and its lines.
 FILES: dict[str, tuple[str, Callable[[Path], Iterator[Line]]]] = {
     "step": ("step_kernels.py", step_lines),
+    "ring": ("ring_kernels.py", ring_lines),
     "attention": ("attention_kernels.py", attention_lines),
     "products": ("product_kernels.py", product_lines),
     "embedded_speed": ("embedded_speed.py", embedded_lines),

@@ -126,12 +126,11 @@ def main() -> None:
     for name, (made_by, _) in FILES.items():
         path = HERE / f"{name}.csv"
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, default=path, metavar="CSV", help=f"of {made_by}")
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the rows too, but for fp32 states")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the rows too")
     args = parser.parse_args()
     rows = read_rows(args.csv)
     if args.plot is not None:
-        # They would share a line with those of the same cell in 16 bits.
-        save(throughput_plot([r for r in rows if r.state_dtype in HALVES]), args.plot)
+        save(throughput_plot(rows), args.plot)
     lines = list(Rows(rows, read_rows(args.quoted)).lines())
     for name, (_, read) in FILES.items():
         lines += read(getattr(args, name))

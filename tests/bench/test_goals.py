@@ -117,6 +117,24 @@ def test_kernel_times_are_held_to_limits_and_to_the_faster_rival(goals: Any, tmp
     assert all(line.met == "–" for line in every if "mamba2" in line.what and "llamba" not in line.what)
 
 
+def test_others_rings_stand_beside_ours_each_at_its_best(goals: Any, tmp_path: Path) -> None:
+    path = tmp_path / "ring.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("model", "rows", "state", "k", "what", "launch", "us", "share"))
+        for state, k, what, us in (
+            ("bfloat16", 8, "inner", 62.0), ("bfloat16", 8, "inner, one phase", 50.0), ("bfloat16", 16, "inner", 70.0),
+            ("bfloat16", 8, "replayssm", 99.0), ("bfloat16", 16, "replayssm, best of 6", 93.0),
+            ("bfloat16", 16, "replayssm, one phase", 55.0), ("float16", 8, "checkpointing_ssu", 80.0),
+        ):  # fmt: skip
+            writer.writerow(("llamba-1b", 512, state, k, what, "", us, ""))
+    limit, ratio, *nothing, beside = of_file(goals, "ring", path)
+    assert (limit.figure, limit.met) == (62.0, "yes")
+    assert ratio.figure == pytest.approx(2.0) and ratio.met == "if quoted"
+    assert all(line.figure is None and "mamba2" in line.what for line in nothing)
+    assert (beside.figure, beside.measured, beside.rival) == (1.5, "62.0 us, K = 8", "93.0 us, K = 16")
+
+
 def test_attention_is_read_from_its_cell(goals: Any, tmp_path: Path) -> None:
     path = tmp_path / "attention.csv"
     with path.open("w", newline="") as file:

@@ -220,6 +220,15 @@ def test_plot_draws_each_line_and_its_roofline() -> None:
     for ax in throughput_plot(rivals).axes:
         drawn = {(line.get_color(), line.get_marker(), line.get_fillstyle()) for line in ax.lines}
         assert len(drawn) == len(ax.lines) == 16
+    kinds = [dataclasses.replace(row("a", 2, 8), dtype="bfloat16", state_dtype=s) for s in ("float16", "float32")]
+    figure = throughput_plot(kinds)
+    assert [text.get_text() for text in figure.legends[0].texts] == ["a, eager", "a, eager, fp32 states"]
+    assert {len(ax.lines) for ax in figure.axes} == {4} and {
+        line.get_alpha() for line in figure.axes[0].lines[::2]
+    } == {
+        0.45,
+        1.0,
+    }
     with pytest.raises(InputError, match="no throughput rows"):
         throughput_plot([])
 
