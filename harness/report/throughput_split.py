@@ -10,10 +10,10 @@ from typing import TypeAlias
 from harness.records import InputError
 from harness.report.throughput import KernelTime, Row, write_csv
 
-_CELL = ("model", "engine", "batch", "prompt", "new_tokens")
+_CELL = ("model", "engine", "dtype", "state_dtype", "batch", "prompt", "new_tokens")  # of Row.cell
 COLUMNS = (*_CELL, "kernel", "launches", "us_per_step")
 
-# The lines of each cell, as they stand in the file; dtypes are those of the rows.
+# The lines of each cell, as they stand in the file.
 Splits: TypeAlias = dict[tuple[str, ...], list[tuple[str, ...]]]
 
 
