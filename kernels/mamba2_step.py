@@ -14,8 +14,9 @@ ring (``mamba2_ring``), l that up to this step, S the state as last written,
     S' C = e^l S C + sum_k e^(l - l_k) dt_k (C.B_k) x_k         k over the ring and this step
     commit, every K-th step:  S <- e^l S + sum_k e^(l - l_k) dt_k x_k B_k^T
 
-in fp32 with one rounding at the commit; fp16 states are clamped and the clamped entries counted. x and B are
-rounded to the activations' dtype before use, here as from the ring. K = 1 reads and writes S at every step.
+in fp32 with one rounding at the commit (its sum over k in 16 bits' worth of digits for a 16-bit S); fp16 states are
+clamped and the clamped entries counted. x and B are rounded to the activations' dtype before use, here as from the
+ring. K = 1 reads and writes S at every step.
 Groups of B and C, and heads of x that several heads share (MambaInLlama's Mamba-2), are indexed, never repeated.
 
 One launch does it all but for two things, each a launch of its own: what many heads share (``mamba2_shared``), before,
@@ -397,9 +398,11 @@ def _launched(
 
 
 def _pieces_of(projected: torch.Tensor, state: torch.Tensor) -> int:
-    """bf16 pieces of an fp32 factor at a commit: two hold more digits than a state of 16 bits keeps.
+    """bf16 pieces of an fp32 factor at a commit: two for states of 16 bits, whose rounding is far larger.
 
-    None (0) in Triton's interpreter, which multiplies bf16 as if its bits were integers (3.6 and 3.7).
+    Two leave an error of 2^-17 of the terms summed, so an entry whose terms cancel may round to another neighbour than
+    with all digits; three leave fp32's. None (0) in Triton's interpreter, which multiplies bf16 as if its bits were
+    integers (3.6 and 3.7).
     """
     if projected.dtype != torch.bfloat16 or not projected.is_cuda:
         return 0

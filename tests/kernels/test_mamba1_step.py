@@ -6,7 +6,9 @@ Everything that must not be read is NaN: a ring's row of this step, places of ot
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -178,7 +180,11 @@ def test_kernel_equals_the_twin_in_float64(state, dtype):
         assert torch.equal(step.conv.ring.double(), exact.conv.ring), "raw inputs are kept as they came"
 
 
-@pytest.mark.parametrize("run", [mamba1_step, mamba1_step_triton])
+@pytest.mark.parametrize(
+    "run",
+    [mamba1_step, mamba1_step_triton, functools.partial(mamba1_step_triton, launch=Launch(16, 2, 4))],
+    ids=["twin", "kernel", "two rows a program"],
+)
 def test_fork_without_a_copy_padding_and_places_nobody_owns(run):
     """Rows 0 and 2 take their first step from prompt 5, row 1 goes on in place 3, rows 3 and 4 are padding."""
     step = case(5, 6, 8, 3, seed=1, places=8)
@@ -269,9 +275,12 @@ def test_a_16_bit_state_drifts_where_fp32_does_not():
 
 def test_every_launch_of_the_table_is_reached():
     assert launch_for(4, 64, torch.float32, torch.device("cpu")) == module.DEFAULT_LAUNCH
+    below: dict[tuple[int, int], int] = {}
     for capability, most, size, launch in module.LAUNCHES:
-        assert capability in (80, 90) and size in (2, 4) and most > 0
-        assert launch.block & (launch.block - 1) == 0 and launch.block_rows >= 1
+        rows, state = below.get((capability, size), 0) // INNER + 1, {2: torch.float16, 4: torch.float32}[size]
+        with mock.patch.object(torch.cuda, "get_device_capability", return_value=divmod(capability, 10)):
+            assert rows * INNER <= most and launch_for(rows, INNER, state, torch.device("cuda")) is launch
+        below[capability, size] = most
 
 
 INNER = 3072  # channels of MambaInLlama-3B
