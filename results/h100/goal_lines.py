@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from harness.bench.split import PRODUCTS
 from harness.report.throughput import BLANK
 
 HALVES = ("float16", "bfloat16")
@@ -183,6 +186,30 @@ def gate_lines(path: Path) -> Iterator[Line]:
         yield Line(f"fp16 states, mean KL{model}", BLANK, BLANK, kl, 1e-4, "{:.1e}", at_most=True)
 
 
+def plan_lines(path: Path) -> Iterator[Line]:
+    """Of ``throughput.sh``'s splits: kernels that a captured graph launches otherwise than ``results/plan.json`` says.
+
+    Where both have the cell; torch's own small launches (copies, fills, additions) are left out on both sides.
+    """
+    captured: dict[tuple[str, str], Counter[str]] = {}
+    for row in _dicts(path):
+        cell = f"{short_name(row['model'])}, {row['batch']} x ({row['prompt']} + {row['new_tokens']})"
+        if "." in row["kernel"] or row["kernel"] == PRODUCTS:
+            captured.setdefault((cell, row["state_dtype"]), Counter())[row["kernel"]] += round(float(row["launches"]))
+    steps = json.loads((Path(__file__).parents[1] / "plan.json").read_text())["steps"]
+    if not captured:
+        yield Line("graph = plan", BLANK, BLANK, None, 0, "{:d}", at_most=True)
+    for (cell, state), launches in captured.items():
+        if cell in steps:
+            planned: Counter[str] = Counter()
+            for kernel, (count, _) in steps[cell]["kernels"].items():
+                if "." in kernel or kernel.startswith("mm ["):
+                    planned[kernel if "." in kernel else PRODUCTS] += count
+            differing = sum(launches[kernel] != planned[kernel] for kernel in launches | planned)
+            counts = (f"{launches.total()} launches", f"{planned.total()} planned")
+            yield Line(f"graph = plan, {cell}, {state} states, kernels", *counts, differing, 0, "{:d}", at_most=True)
+
+
 # File -> the script that makes it, and its lines.
 FILES: dict[str, tuple[str, Callable[[Path], Iterator[Line]]]] = {
     "step": ("step_kernels.py", step_lines),
@@ -192,6 +219,7 @@ FILES: dict[str, tuple[str, Callable[[Path], Iterator[Line]]]] = {
     "embedded_speed": ("embedded_speed.py", embedded_lines),
     "gate_draws": ("gate.py", fixed_lines),
     "gate": ("gate.py", gate_lines),
+    "throughput.split": ("throughput.sh", plan_lines),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -220,3 +221,23 @@ def test_the_quoted_rows_can_be_read_and_say_their_source(goals: Any, tmp_path: 
     found = lines(goals, read_rows(tmp_path / "rows.csv"), quoted)
     assert found["llama-3.2-1b 256 x 1024 over vllm"].figure == pytest.approx(2.0)
     assert found["mamba2-1.3b 256 x 512 over mamba_ssm"].rival == "14,201 quoted"
+
+
+def test_captured_launches_are_held_to_the_plan_of_their_cell(goals: Any, tmp_path: Path) -> None:
+    steps = json.loads((FOLDER.parent / "plan.json").read_text())["steps"]
+    kernels = steps["llamba-1b, 256 x (128 + 1024)"]["kernels"]
+    cell = {"model": LLAMBA, "state_dtype": "float16", "batch": 256, "prompt": 128}
+    rows = [
+        cell | {"new_tokens": new, "kernel": kernel, "launches": count}
+        for new in (1024, 77)  # of the second there is no plan
+        for kernel, count in (
+            ("matrix products", sum(n for name, (n, _) in kernels.items() if name.startswith("mm ["))),
+            *((name, n) for name, (n, _) in kernels.items() if "." in name),
+            ("copies, fills, additions", 4.75),
+        )
+    ]
+    (line,) = of_file(goals, "throughput.split", tmp_path / "split.csv", *rows)
+    assert (line.figure, line.met) == (0, "yes") and "256 x (128 + 1024)" in line.what
+    rows[1]["launches"] += 1
+    (line,) = of_file(goals, "throughput.split", tmp_path / "split.csv", *rows)
+    assert (line.figure, line.met) == (1, "no")
