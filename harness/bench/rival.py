@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from harness.bench.ceilings import product_flop_per_s, wait_for
+from harness.bench.ceilings import product_bytes, product_flop_per_s, wait_for
 from harness.bench.cell import Cell
 from harness.bench.energy import joules
-from harness.bench.roofline import Ceilings, Workload, layer_products, step_seconds
+from harness.bench.roofline import Ceilings, Workload, step_seconds
 from harness.bench.throughput import REPEATED_UP_TO, REPEATS, STRETCHES, WARM_UP_TOKENS
 from harness.models.config import DecoderConfig
 from harness.models.weights import available_bytes
@@ -145,13 +145,12 @@ def product_ceilings(config: DecoderConfig, cells: Sequence[Cell], given: Circum
 
 
 def check_products(config: DecoderConfig, rows: int, given: Circumstances) -> None:
-    """InputError where the operands of a step's widest product are more than the device has free."""
-    shapes = (*layer_products(config), (config.width, config.vocab_size))
-    needed = max(rows * (depth + width) + depth * width for depth, width in shapes) * given.dtype.itemsize
+    """InputError where measuring a step's widest product takes more than the device has free."""
+    needed = product_bytes(config, rows, given.dtype)
     if needed > (free := available_bytes(given.device)):
         raise InputError(
-            f"batch = {rows}: one matrix product of a step takes {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are"
-            " free; use a smaller batch"
+            f"batch = {rows}: measuring a matrix product of a step takes {needed / 2**30:.2f} GiB,"
+            f" {free / 2**30:.2f} GiB are free; use a smaller batch"
         )
 
 

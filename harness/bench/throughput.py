@@ -3,15 +3,18 @@
 A cell decodes ``batch`` rows for ``new_tokens`` steps behind prompts of random tokens, sampling included, through the
 same backend and the same windows as a benchmark; loading, prefill and a warm-up are timed apart. Short cells are
 repeated and give their median; long ones run once and give the spread over eight stretches of their steps.
-Where a trace can be had (the native engine on a GPU), a window in the middle of the chains is split by kernel.
+Where a trace can be had (the native engine on a GPU), a window in the middle of the chains is split by kernel; a row's
+products are held to the faster of those in its split and the same by themselves.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +24,11 @@ from harness.bench.ceilings import median_seconds, product_flop_per_s, seconds_e
 from harness.bench.cell import Cell, budget_of
 from harness.bench.energy import joules
 from harness.bench.fit import Fit
-from harness.bench.roofline import Ceilings, Workload, step_seconds
+from harness.bench.roofline import Ceilings, Workload, step_products, step_seconds
 from harness.engine.engines import AnyBackend, check_model, make_backend
 from harness.engine.memory import available_bytes
 from harness.engine.sampler import LOOK_EVERY
+from harness.models.config import DecoderConfig
 from harness.models.resolve import LoadedModel
 from harness.report.throughput import KernelTime, Measurement, Row
 
@@ -83,8 +87,12 @@ class Bench:
         gap = None
         if busy_s is not None and backend.busy_s is not None:
             gap = 1 - (backend.busy_s - busy_s) / sum(float(run[:, 1].sum()) for run in runs)
-        row = self._row(cell, overall, seconds, backend, gap, None if energy.value is None else energy.value / tokens)
-        return Measurement(row, min(rates), max(rates), prefill_s, self._split(backend, cell), largest)
+        split, alone = self._split(backend, cell), self.product_ceilings[cell.batch]
+        products = max(alone, flop_per_s_of(split, config, cell.batch))
+        joules_a_token = None if energy.value is None else energy.value / tokens
+        row = self._row(cell, overall, seconds, backend, gap, joules_a_token, products)
+        products_us = 1e6 * _products_flop(config, cell.batch) / alone
+        return Measurement(row, min(rates), max(rates), prefill_s, split, largest, products_us)
 
     def _row(
         self,
@@ -94,7 +102,9 @@ class Bench:
         backend: AnyBackend,
         gap: float | None,
         joules_a_token: float | None,
+        products: float,
     ) -> Row:
+        """``products``: FLOP/s that a step's products are held to."""
         weights, state = backend.logits.dtype, backend.state.state_dtype
         ms_per_step = 1000 * seconds / cell.new_tokens
         work = Workload(
@@ -106,7 +116,7 @@ class Bench:
             state.itemsize,
             deferred=self.engine == "native",
         )
-        ceilings = dataclasses.replace(self.ceilings, product_flop_per_s=self.product_ceilings[cell.batch])
+        ceilings = dataclasses.replace(self.ceilings, product_flop_per_s=products)
         limit_s = step_seconds(self.model.config, work, ceilings)
         on_gpu = self.device.type == "cuda"
         # As a step has it, without the gaps between launches; the plain engine's draw cannot be captured.
@@ -190,6 +200,21 @@ class Bench:
             taken.append((float(window.count.sum()), now - last))
             last = now
         return np.array(taken)
+
+
+def flop_per_s_of(split: Sequence[KernelTime], config: DecoderConfig, rows: int) -> float:
+    """FLOP/s of a step's products in its own trace; 0 where there is none, or one that has not all of them."""
+    if not split:
+        return 0.0
+    from harness.bench.split import PRODUCTS
+
+    count = step_products(config).total()
+    us = next((part.us for part in split if part.name == PRODUCTS and part.launches == count), math.inf)
+    return 1e6 * _products_flop(config, rows) / us
+
+
+def _products_flop(config: DecoderConfig, rows: int) -> float:
+    return sum(2.0 * rows * depth * width * count for (depth, width), count in step_products(config).items())
 
 
 def _rate(windows: np.ndarray) -> float:

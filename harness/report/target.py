@@ -13,11 +13,17 @@ def beside(path: Path) -> Path:
 
 
 def check_writable(path: Path, option: str) -> None:
-    """InputError unless a file can be written at ``path`` and beside it; one that is there stays as it is."""
+    """InputError unless a file can be written at ``path`` and beside it; what is there stays as it is, and no more is
+    left there. Of a folder that is missing, the nearest one above must take a folder.
+    """
     try:
         if path.exists() and not path.is_file():
             raise InputError(f"{option} {path}: is no file; name one")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        missing = [folder for folder in path.parents if not folder.exists()]
+        if missing:
+            missing[-1].mkdir()
+            missing[-1].rmdir()
+            return
         for trial in (path, beside(path)):
             was_there = trial.exists()
             trial.open("ab").close()

@@ -63,8 +63,8 @@ class KernelTime:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Measurement:
     """A row with what the tables say beside it: slowest and fastest tokens/s seen, seconds of prefill, the split of a
-    step by kernel where a trace has one, and the rows of these lengths that memory holds. A row that an earlier call
-    measured has none of it.
+    step by kernel where a trace has one, the rows of these lengths that memory holds, and the microseconds that a
+    step's matrix products take by themselves. A row that an earlier call measured has none of it.
     """
 
     row: Row
@@ -73,6 +73,7 @@ class Measurement:
     prefill_s: float | None = None
     split: tuple[KernelTime, ...] = ()
     largest_batch: int | None = None
+    products_us: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -180,10 +181,12 @@ def crossover_table(crossovers: Sequence[Crossover]) -> Table:
 
 
 def split_table(measurement: Measurement) -> Table:
-    """A step in the middle of a cell's chains, kernel by kernel."""
+    """A step in the middle of a cell's chains, kernel by kernel; below it, what its products take by themselves."""
     r = measurement.row
     table = _table("kernel", "launches", "us/step", "share", "GB/s")
     table.title = f"{r.model}, {r.batch} x {r.new_tokens}"
+    if measurement.products_us is not None:
+        table.caption = f"products by themselves: {measurement.products_us:,.1f} us; the roofline has the faster"
     table.columns[1].justify = "right"
     whole = sum(part.us for part in measurement.split)
     for part in measurement.split:

@@ -1,15 +1,17 @@
 """The deferred commit's published kernels beside ours: vLLM's ReplaySSM and FlashInfer's checkpointing_ssu.
 
-    python results/h100/ring_kernels.py --csv ring.csv    (the project installed; one GPU, free of others; a rival that
-                                                           cannot run says why in one line and the others go on)
-    for i in {0..8}; do python results/h100/ring_kernels.py --compile $i 9 & done; wait     (first: on all cores)
-    python results/h100/ring_kernels.py --dry-run         (ReplaySSM's check in Triton's interpreter, tiny shapes)
+    python results/h100/ring_kernels.py --csv ring.csv     (the project installed; one GPU, free of others; exit code 1
+                                                            if a rival could not run, which is then said in a line)
+    for i in {0..15}; do python results/h100/ring_kernels.py --compile $i 16 & done; wait   (first: on all cores)
+    python results/h100/ring_kernels.py --dry-run --rivals replayssm    (in Triton's interpreter, tiny shapes)
 
 All do the same a step: read the state, replay the ring, append this step's input, skip and gate; a K-th of the rows
 commits. The convolution is left out of all: ours is the "inner" of ``step_kernels.py``. Left out of the rivals are
 their cursors too, which ours works out from the positions in the launch itself. Their recurrence is the continuous
 one (dt, softplus, A), for Llamba's shape as well. Graphs, sets of states and phases are ``step_kernels.py``'s: rows
 stand at all phases evenly, but in "one phase", the mean over launches whose rows all stand at the same one.
+A rival's launches are timed one by one; then ours, each rival's own and its fastest are timed in turn, and those
+times are the ones kept. Each rival's states are larger than L2, as ours are, and none reads another's.
 Before it is timed each rival runs K + 2 steps from random rings at all phases against the plain recurrence in fp32.
 A share is the bytes ours must move, over the time and over the larger of this run's copy ceiling and 3.0 TB/s.
 """
@@ -21,23 +23,43 @@ import contextlib
 import csv
 import dataclasses
 import functools
-import itertools
 import math
 import os
 import statistics
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from ring_rivals import PADDING, CheckpointingSSU, ReplaySSM, Rival
-from step_kernels import QUOTED_COPY, SET_BYTES, Cell, Inputs, cells, check, copy_ceiling, sets, timed
+from step_kernels import QUOTED_COPY, SET_BYTES, Cell, Inputs, cells, check, copy_ceiling, sets
 from torch.nn.functional import silu, softplus
 from triton.runtime.errors import OutOfResources, PTXASError
 
 from harness.kernels.mamba2_launch import launch_for
 
-Figures = Iterator[tuple[str, float, object]]  # what, seconds of a step, launch
-LIMIT = 3e-2  # of the output's norm: products, outputs and bf16 states are rounded to 8 bits
+Run = tuple[Cell, torch.dtype, int]  # the state's dtype, K
+RIVALS: tuple[type[Rival], ...] = (ReplaySSM, CheckpointingSSU)
+LIMIT = 2e-2  # of a row's norm: products, outputs and bf16 states are rounded to 8 bits
+ROUNDS = 40  # of all that are compared
+SWEEP_ROUNDS = 7  # of one launch among those tried, and of one phase
+
+
+@dataclasses.dataclass
+class Captured:
+    """A launch of one cell, ready to be replayed; ``replay`` gives the seconds of one step."""
+
+    what: str
+    launch: object
+    replay: Callable[[], float]
+
+
+@dataclasses.dataclass
+class Side:
+    """Ours or a rival's: what is to be timed in turn, and after it the mean over the phases."""
+
+    captured: list[Captured]
+    one_phase: Callable[[], float]
 
 
 def grown(rival: Rival, state: torch.Tensor, x: torch.Tensor, dt: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -58,9 +80,15 @@ def replayed(rival: Rival) -> torch.Tensor:
     return state
 
 
+def off_by_row(got: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest relative error (Frobenius) among the rows: over all of them, one that is far off would pass."""
+    off = (got - expected).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)
+    return off.nan_to_num(math.inf).max().item()
+
+
 def check_rival(rival: Rival) -> tuple[float, float]:
-    """Largest relative (Frobenius) and absolute error of the output over K + 2 steps; RuntimeError if too large."""
-    state, relative, absolute = replayed(rival), 0.0, 0.0
+    """Largest error by row of the output over K + 2 steps and of the state after them; RuntimeError if too large."""
+    state, output = replayed(rival), 0.0
     for _ in range(rival.length + 2):
         rival.draw()
         rival.out.fill_(math.nan)
@@ -68,12 +96,66 @@ def check_rival(rival: Rival) -> tuple[float, float]:
         state = grown(rival, state, rival.x, softplus(rival.dt[..., 0].float() + rival.bias[:, 0]), rival.b)
         c = rival.c.float().repeat_interleave(rival.cell.shape[0] // rival.cell.groups, 1)
         y = ((state @ c[..., None])[..., 0] + rival.d * rival.x.float()) * silu(rival.z.float())
-        relative = max(relative, ((got - y).norm() / y.norm()).nan_to_num(math.inf).item())
-        absolute = max(absolute, (got - y).abs().max().nan_to_num(math.inf).item())
+        output = max(output, off_by_row(got, y))
         rival.advance()
-    if not relative < LIMIT:
-        raise RuntimeError(f"off by {relative:.1e} at {rival.cell.model}, {rival.state_dtype}, K = {rival.length}")
-    return relative, absolute
+    after = off_by_row(replayed(rival), state)
+    for what, off in (("output", output), ("state", after)):
+        if not off < LIMIT:
+            where = f"{rival.cell.model}, {rival.state_dtype}, K = {rival.length}"
+            raise RuntimeError(f"a row's {what} is off by {off:.1e} at {where}")
+    return output, after
+
+
+def graphed(calls: Sequence[Callable[[], object]], device: torch.device) -> Callable[[], float]:
+    """All calls in a row as a CUDA graph; replaying it gives the mean seconds of one call."""
+
+    def run() -> None:
+        for call in calls:
+            call()
+
+    def on_cpu() -> float:
+        start = time.perf_counter()
+        run()
+        return (time.perf_counter() - start) / len(calls)
+
+    def on_gpu() -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3 / len(calls)
+
+    if device.type != "cuda":
+        return on_cpu
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return on_gpu
+
+
+def in_turn(replays: Sequence[Callable[[], float]], rounds: int) -> list[tuple[float, float, float]]:
+    """(median, least, most) seconds of each over ``rounds`` rounds, in each of which every one is replayed once.
+
+    A round begins one further than the last and goes the other way, so that none always follows the same one; the
+    first is not counted.
+    """
+    taken: list[list[float]] = [[] for _ in replays]
+    for n in range(rounds + 1):
+        order = [(n + i) % len(replays) for i in range(len(replays))]
+        for which in reversed(order) if n % 2 else order:
+            taken[which].append(replays[which]())
+    return [(statistics.median(t[1:]), min(t[1:]), max(t[1:])) for t in taken]
+
+
+def alone(replay: Callable[[], float]) -> float:
+    ((seconds, _, _),) = in_turn([replay], SWEEP_ROUNDS)
+    return seconds
 
 
 def over_phases(inputs: list[Any], calls: list[Callable[[], object]], cell: Cell, length: int) -> float:
@@ -82,58 +164,63 @@ def over_phases(inputs: list[Any], calls: list[Callable[[], object]], cell: Cell
     for phase in range(length):
         for i in inputs:
             i.at(torch.full((cell.rows,), phase, device=cell.device))
-        taken.append(timed(calls, cell.device))
-    for i in inputs:
-        i.at(torch.arange(cell.rows, device=cell.device))
+        taken.append(alone(graphed(calls, cell.device)))
     return statistics.mean(taken)
 
 
-def ours(cell: Cell, state_dtype: torch.dtype, length: int) -> Figures:
+def ours(cell: Cell, state_dtype: torch.dtype, length: int) -> Side:
+    """SystemExit where it is not its twin."""
     inputs = sets(cell, state_dtype, length, width=1)
     launch = launch_for(inputs[0].memory, cell.rows)
     print(f"ours: off by {check(inputs[0], launch):.1e} of its twin", flush=True)
     calls: list[Callable[[], object]] = [functools.partial(i.run, launch) for i in inputs]
-    yield "inner", timed(calls, cell.device), launch
-    yield "inner, one phase", over_phases(inputs, calls, cell, length), launch
+    captured = [Captured("inner", launch, graphed(calls, cell.device))]
+    return Side(captured, functools.partial(over_phases, inputs, calls, cell, length))
 
 
-def of_rival(kind: Callable[..., Rival], cell: Cell, state_dtype: torch.dtype, length: int) -> Figures:
-    """Its own launch, then the fastest of those tried."""
+def of_rival(kind: Callable[..., Rival], cell: Cell, state_dtype: torch.dtype, length: int) -> Side:
+    """Its own launch and, where another is faster, the fastest of those tried, both checked."""
+    first = kind(cell, state_dtype, length)
 
-    def checked(rival: Rival) -> Rival:
-        print("{}: off by {:.1e}, at most {:.1e}".format(rival.name, *check_rival(rival)), flush=True)
-        return rival
+    def checked(rival: Rival) -> None:
+        print("{}: off by {:.1e}, states {:.1e}, by row".format(rival.name, *check_rival(rival)), flush=True)
 
+    checked(first)
     size = cell.rows * math.prod(cell.shape) * state_dtype.itemsize
     count = min(64, max(2, math.ceil(SET_BYTES / size))) if cell.device.type == "cuda" else 1
-    first = kind(cell, state_dtype, length)
-    first.use(None)
-    checked(first)
     rivals = [kind(cell, state_dtype, length, seed) for seed in range(count)]
     calls: list[Callable[[], object]] = [rival.run for rival in rivals]
-    taken = [(timed(calls, cell.device), "own", None)]
-    yield first.name, taken[0][0], "own"
-    for launch, settings in first.launches(cell) if cell.device.type == "cuda" else []:
-        first.use(settings)
-        with contextlib.suppress(OutOfResources, PTXASError):
-            taken.append((timed(calls, cell.device), launch, settings))
-    seconds, launch, settings = min(taken, key=lambda t: t[0])
-    first.use(settings)
-    if settings is not None:
-        checked(kind(cell, state_dtype, length))
-        yield f"{first.name}, best of {len(taken)}", seconds, launch
-    yield f"{first.name}, one phase", over_phases(rivals, calls, cell, length), launch
-    first.use(None)
+    own = best = Captured(first.name, "own", graphed(calls, cell.device))
+    tried, least, chosen = 1, alone(own.replay), None
+    for launch, settings in first.launches(cell):
+        with first.using(settings), contextlib.suppress(OutOfResources, PTXASError):
+            replay = graphed(calls, cell.device)
+            tried, seconds = tried + 1, alone(replay)
+            if seconds < least:
+                least, best, chosen = seconds, Captured("", launch, replay), settings
+    captured = [own]
+    if best is not own:
+        with first.using(chosen):
+            checked(kind(cell, state_dtype, length))
+        captured.append(dataclasses.replace(best, what=f"{first.name}, best of {tried}"))
+
+    def one_phase() -> float:
+        with first.using(chosen):
+            return over_phases(rivals, calls, cell, length)
+
+    return Side(captured, one_phase)
 
 
-def compile_part(runs: list[tuple[Cell, torch.dtype, int]]) -> None:
-    """Launch each of Triton's kernels once; checkpointing_ssu is compiled where it is first called."""
-    for cell, state_dtype, length in runs:
-        inputs, rival = Inputs(cell, state_dtype, length, width=1), ReplaySSM(cell, state_dtype, length)
-        inputs.run(launch_for(inputs.memory, cell.rows))
-        for _, settings in [("own", None), *rival.launches(cell)]:
-            rival.use(settings)
-            with contextlib.suppress(OutOfResources, PTXASError):
+def compile_part(runs: list[Run], part: int, parts: int) -> None:
+    """Launch every ``parts``-th of Triton's kernels once; checkpointing_ssu is compiled where it is first called."""
+    for n, (cell, state_dtype, length) in enumerate(runs):
+        if n % parts == part:
+            inputs = Inputs(cell, state_dtype, length, width=1)
+            inputs.run(launch_for(inputs.memory, cell.rows))
+        rival = ReplaySSM(cell, state_dtype, length)
+        launches = [("own", None), *rival.launches(cell)]
+        for _, settings in launches[(part - n) % parts :: parts]:
+            with rival.using(settings), contextlib.suppress(OutOfResources, PTXASError):
                 rival.run()
 
 
@@ -143,48 +230,52 @@ def main() -> None:
     parser.add_argument("--csv", metavar="FILE", help="write every figure here")
     parser.add_argument("--cells", type=int, nargs="*", default=[0, 1], metavar="N", help="cells of step_kernels.py")
     parser.add_argument("--states", nargs="*", default=["float16", "bfloat16", "float32"], help="state dtypes")
+    names = [kind.name for kind in RIVALS]
+    parser.add_argument("--rivals", nargs="*", default=names, choices=names, help="beside ours [all]")
     parser.add_argument("--compile", type=int, nargs=2, metavar=("PART", "PARTS"), help="compile a part, time nothing")
     args = parser.parse_args()
     chosen = [cells(args.dry_run)[n] for n in args.cells]
     if args.dry_run:  # in the interpreter tl.dot takes bf16 for integers
         chosen = [dataclasses.replace(cell, dtype=torch.float16) for cell in chosen]
     states = [getattr(torch, state) for state in args.states]
-    runs = [(c, s, k) for c in chosen for s in states for k in sorted({c.length(s), 16})]
+    runs: list[Run] = [(c, s, k) for c in chosen for s in states for k in sorted({c.length(s), 16})]
     if args.compile:
-        part, parts = args.compile
-        compile_part(runs[part::parts])
+        compile_part(runs, *args.compile)
         return
     ceiling = max(copy_ceiling(chosen[0].device), QUOTED_COPY)
-    kinds: dict[str, Callable[..., Figures]] = {
-        "ours": ours,
-        ReplaySSM.name: functools.partial(of_rival, ReplaySSM),
-        CheckpointingSSU.name: functools.partial(of_rival, CheckpointingSSU),
-    }
-    if args.dry_run:
-        del kinds["ours"]  # ``step_kernels.py`` has a dry run of it
-    rows: list[tuple] = []
     told: set[str] = set()
     print(f"{'model, rows, state, K':34s} {'us':>7s} {'share':>5s} {'to ours':>8s}", flush=True)
     with open(args.csv or os.devnull, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("model", "rows", "state", "k", "what", "launch", "us", "share"))
-        # Rival by rival: where a launch breaks the process, what ran before it is written.
-        for (name, figures), (cell, state_dtype, length) in itertools.product(kinds.items(), runs):
+        for cell, state_dtype, length in runs:
             key = (cell.model, cell.rows, str(state_dtype).removeprefix("torch."), length)
-            least = cell.bytes(state_dtype, length, 1)
-            try:
-                for what, seconds, launch in figures(cell, state_dtype, length):
-                    rows.append((*key, what, launch, seconds * 1e6, least / seconds / ceiling))
-                    writer.writerow(rows[-1])
-                    file.flush()
-                    beside = next((r[6] for r in rows if r[:5] == (*key, "inner")), math.nan)
-                    shown = f"{seconds * 1e6:7.1f} {rows[-1][7]:5.0%} {seconds * 1e6 / beside:7.2f}x"
-                    print(f"{' '.join(map(str, key)):34s} {shown} {what}: {launch}", flush=True)
-            except (Exception, SystemExit) as failure:  # whatever one raises, the next is still to be timed
-                why = f"{name} cannot run: {type(failure).__name__}: {failure}"[:400]
-                if why not in told:
-                    print(f"{why} {key}", flush=True)
-                told.add(why)
+            sides = [ours(cell, state_dtype, length)]
+            for kind in (kind for kind in RIVALS if kind.name in args.rivals):
+                try:
+                    sides.append(of_rival(kind, cell, state_dtype, length))
+                except Exception as failure:  # whatever one raises, the others are still to be timed
+                    why = f"{kind.name} cannot run: {type(failure).__name__}: {failure}"[:400].replace("\n", " ")
+                    if why not in told:
+                        print(f"{why} {key}", flush=True)
+                    told.add(why)
+            captured = [c for side in sides for c in side.captured]
+            times = in_turn([c.replay for c in captured], ROUNDS)
+            # The phases after it: they put other cursors in the place of those that the graphs read.
+            for side in sides:
+                last = side.captured[-1]
+                captured.append(Captured(f"{side.captured[0].what}, one phase", last.launch, last.replay))
+                mean = side.one_phase()
+                times.append((mean, mean, mean))
+            for c, (seconds, least, most) in zip(captured, times, strict=True):
+                row = (*key, c.what, c.launch, seconds * 1e6, cell.bytes(state_dtype, length, 1) / seconds / ceiling)
+                writer.writerow(row)
+                shown = f"{seconds * 1e6:7.1f} {row[-1]:5.0%} {seconds / times[0][0]:7.2f}x"
+                spread = f"{least * 1e6:.1f} to {most * 1e6:.1f}"
+                print(f"{' '.join(map(str, key)):34s} {shown} {c.what}: {c.launch}; {spread}", flush=True)
+            file.flush()
+    if told:
+        raise SystemExit(f"ring_kernels.py: {len(told)} failures of rivals, each in a line above")
 
 
 if __name__ == "__main__":
