@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from harness.bench.roofline import Ceilings, step_products
+from harness.bench.roofline import Ceilings, products_flop, step_products
 from harness.models.config import DecoderConfig
 
 REPEATS = 7
@@ -48,9 +48,8 @@ def product_flop_per_s(config: DecoderConfig, rows: int, dtype: torch.dtype, dev
     some of them: the faster of the two counts. One weight is multiplied over and over: where it fits a cache (an H100's
     L2 has 50 MB) it stays there, and its shape errs on the fast side; a larger one comes from memory, as in a step.
     """
-    shapes = step_products(config)
-    seconds = sum(count * _product_s(rows, *shape, dtype, device) for shape, count in shapes.items())
-    return sum(2.0 * rows * depth * width * count for (depth, width), count in shapes.items()) / seconds
+    shapes = step_products(config).items()
+    return products_flop(config, rows) / sum(n * _product_s(rows, *shape, dtype, device) for shape, n in shapes)
 
 
 def product_bytes(config: DecoderConfig, rows: int, dtype: torch.dtype) -> int:

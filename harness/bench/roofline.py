@@ -125,6 +125,11 @@ def step_products(config: DecoderConfig) -> Counter[tuple[int, int]]:
     return layer_products(config) + Counter([(config.width, config.vocab_size)])
 
 
+def products_flop(config: DecoderConfig, rows: int) -> float:
+    """Floating point operations of all matrix products of a step of ``rows`` rows."""
+    return sum(2.0 * rows * depth * width * count for (depth, width), count in step_products(config).items())
+
+
 def step_seconds(config: DecoderConfig, work: Workload, ceilings: Ceilings) -> float:
     return sum(part.seconds(ceilings) for part in step_parts(config, work))
 

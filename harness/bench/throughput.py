@@ -24,7 +24,7 @@ from harness.bench.ceilings import median_seconds, product_flop_per_s, seconds_e
 from harness.bench.cell import Cell, budget_of
 from harness.bench.energy import joules
 from harness.bench.fit import Fit
-from harness.bench.roofline import Ceilings, Workload, step_products, step_seconds
+from harness.bench.roofline import Ceilings, Workload, products_flop, step_products, step_seconds
 from harness.engine.engines import AnyBackend, check_model, make_backend
 from harness.engine.memory import available_bytes
 from harness.engine.sampler import LOOK_EVERY
@@ -91,7 +91,7 @@ class Bench:
         products = max(alone, flop_per_s_of(split, config, cell.batch))
         joules_a_token = None if energy.value is None else energy.value / tokens
         row = self._row(cell, overall, seconds, backend, gap, joules_a_token, products)
-        products_us = 1e6 * _products_flop(config, cell.batch) / alone
+        products_us = 1e6 * products_flop(config, cell.batch) / alone
         return Measurement(row, min(rates), max(rates), prefill_s, split, largest, products_us)
 
     def _row(
@@ -210,11 +210,7 @@ def flop_per_s_of(split: Sequence[KernelTime], config: DecoderConfig, rows: int)
 
     count = step_products(config).total()
     us = next((part.us for part in split if part.name == PRODUCTS and part.launches == count), math.inf)
-    return 1e6 * _products_flop(config, rows) / us
-
-
-def _products_flop(config: DecoderConfig, rows: int) -> float:
-    return sum(2.0 * rows * depth * width * count for (depth, width), count in step_products(config).items())
+    return 1e6 * products_flop(config, rows) / us
 
 
 def _rate(windows: np.ndarray) -> float:

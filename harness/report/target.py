@@ -13,8 +13,9 @@ def beside(path: Path) -> Path:
 
 
 def check_writable(path: Path, option: str) -> None:
-    """InputError unless a file can be written at ``path`` and beside it; what is there stays as it is, and no more is
-    left there. Of a folder that is missing, the nearest one above must take a folder.
+    """InputError unless a file can be written at ``path`` and beside it, or in a folder that can be made for it.
+
+    What is there stays as it is, and nothing is left there.
     """
     try:
         if path.exists() and not path.is_file():

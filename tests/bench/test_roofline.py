@@ -15,8 +15,10 @@ from harness.bench.roofline import (
     crossover_tokens,
     largest_batch,
     layer_products,
+    products_flop,
     ring_length,
     step_parts,
+    step_products,
     step_seconds,
     tokens_per_s,
 )
@@ -66,6 +68,10 @@ def test_products_are_the_decoders_weights(shape: str) -> None:
         (m.in_features, m.out_features) for block in blocks for m in block.modules() if isinstance(m, torch.nn.Linear)
     )
     assert layer_products(SHAPES[shape]) == weights
+    config = SHAPES[shape]
+    assert step_products(config) == weights + Counter([(config.width, config.vocab_size)])
+    products = [part.flop for part in step_parts(config, Workload(5, 128, 1024)) if part.product]
+    assert products_flop(config, 5) == pytest.approx(sum(products))
 
 
 def test_products_have_a_ceiling_of_their_own() -> None:

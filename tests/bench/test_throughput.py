@@ -13,7 +13,7 @@ from rich.console import Console
 from harness.bench.fit import Fit
 from harness.bench.grid import Grid, _Book, run_grid
 from harness.bench.regress_workload import tiny_hybrid
-from harness.bench.roofline import Ceilings, Workload, step_seconds
+from harness.bench.roofline import Ceilings, Workload, products_flop, step_seconds
 from harness.bench.throughput import Bench, Cell
 from harness.engine.memory import largest_batch
 from harness.models.resolve import load_model
@@ -84,6 +84,31 @@ def test_the_native_engine_is_held_to_the_deferred_roofline(monkeypatch: pytest.
     assert measured.split == ()  # a CPU has no trace of its kernels
 
 
+@pytest.mark.parametrize(
+    ("us", "launches", "held_to"),
+    [
+        pytest.param(10.0, 33.0, "split", id="faster in the step"),
+        pytest.param(1e9, 33.0, "alone", id="faster by themselves"),
+        pytest.param(10.0, 32.0, "alone", id="a trace that lacks one"),
+    ],
+)
+def test_products_are_held_to_the_faster_of_their_split_and_themselves(
+    us: float, launches: float, held_to: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 33: four in each of eight layers, and the head."""
+    monkeypatch.setattr("harness.bench.throughput.product_flop_per_s", lambda config, rows, dtype, device: 1e9)
+    split = (KernelTime("matrix products", launches, us, 1.0), KernelTime("rmsnorm.rmsnorm_kernel", 9, 5.0, 1.0))
+    monkeypatch.setattr(Bench, "_split", lambda self, backend, cell: split)
+    model = load_model("random:tiny-mamba", torch.float32, CPU)
+    found = Bench(model, "a CPU", CEILINGS, ignore_eos=True).measure(Cell(2, 3, 4))
+    flop = products_flop(model.config, 2)
+    products = {"split": 1e6 * flop / us, "alone": 1e9}[held_to]
+    work = Workload(2, 3, 4, dtype_bytes=4, state_bytes=4, deferred=False)
+    limit_s = step_seconds(model.config, work, dataclasses.replace(CEILINGS, product_flop_per_s=products))
+    assert found.row.roofline_share == pytest.approx(1000 * limit_s / found.row.ms_per_step)
+    assert found.products_us == pytest.approx(1e6 * flop / 1e9) and found.split == split
+
+
 def test_tables_of_a_gpu_are_whole_at_80_columns() -> None:
     wide = dataclasses.replace(
         row("random:llamba-1b", 1024, 4096, 123456.7), engine="mamba_ssm", prompt=1024, ms_per_step=12.34,
@@ -102,9 +127,11 @@ def test_tables_of_a_gpu_are_whole_at_80_columns() -> None:
 def test_split_table_shows_shares_of_a_step() -> None:
     split = (KernelTime("matrix products", 9, 75.0, 2500.0), KernelTime("rmsnorm.rmsnorm_kernel", 3, 25.0, 1250.5))
     console = Console(record=True, width=80)
-    console.print(split_table(Measurement(row(), 90.0, 110.0, 0.5, split)))
+    console.print(split_table(Measurement(row(), 90.0, 110.0, 0.5, split, products_us=1322.04)))
     lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
     assert "matrix products 9 75.0 75.0 % 2,500" in lines and "rmsnorm.rmsnorm_kernel 3 25.0 25.0 % 1,250" in lines
+    assert "products by themselves: 1,322.0 us; the roofline has the faster" in " ".join(lines)
+    assert split_table(Measurement(row(), split=split)).caption is None
 
 
 def test_a_cell_beyond_the_context_is_refused_before_it_runs() -> None:
@@ -249,7 +276,9 @@ def test_float64_weights_have_float64_states(tmp_path: Path) -> None:
     run_grid(given, console)
     (written,) = read_rows(tmp_path / "rows.csv")
     assert written.cell == given.key("random:tiny-mamba", Cell(2, 8, 16), "eager")
-    assert f"{written.tokens_per_s:,.0f}" in console.export_text()
+    lines = [line.split() for line in console.export_text().splitlines()]
+    printed = next(words[5] for words in lines if words[:2] == ["random:tiny-mamba", "eager"])
+    assert abs(int(printed.replace(",", "")) - written.tokens_per_s) < 0.51  # the CSV has six digits, rounded too
 
 
 def test_plot_labels_and_ticks_leave_each_other_room() -> None:

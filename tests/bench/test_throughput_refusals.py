@@ -16,7 +16,7 @@ from harness.bench.fit import Fit
 from harness.bench.rival import Circumstances
 from harness.bench.roofline import Ceilings
 from harness.engine.device_state import planned_bytes
-from harness.engine.memory import room
+from harness.engine.memory import needed_bytes, room
 from harness.models import resolve, weights
 from harness.models.shapes import SHAPES
 from harness.models.state import prompt_bytes
@@ -84,10 +84,11 @@ def test_weights_that_just_fit_are_let_in(monkeypatch: pytest.MonkeyPatch) -> No
         resolve.load_model("tiny-teacher", torch.float32, CPU)
 
 
+@pytest.mark.parametrize("engine", ["eager", "native"])
 @pytest.mark.parametrize("name", SHAPES)
-def test_no_engine_plans_less_than_the_bound_that_spares_a_plan(name: str) -> None:
+def test_no_engine_plans_less_than_the_bound_that_spares_a_plan(name: str, engine: str) -> None:
     for dtype, state in ((torch.bfloat16, torch.float16), (torch.float32, torch.float32)):
-        planned = planned_bytes(SHAPES[name], [], 100, 64, dtype, state)
+        planned = needed_bytes(SHAPES[name], dtype, [], 100, 64, engine, state)
         assert 64 * prompt_bytes(SHAPES[name], 100, dtype, state) <= planned
 
 
@@ -134,8 +135,19 @@ def test_a_rivals_products_are_not_measured_beyond_memory(monkeypatch: pytest.Mo
     monkeypatch.setattr(rival, "available_bytes", lambda device: 2**30)
     monkeypatch.setattr(rival, "product_flop_per_s", lambda config, rows, dtype, device: float(rows))
     assert rival.product_ceilings(SHAPES["tiny-mamba"], [Cell(4, 8, 8)], given) == {4: 4.0}
-    with pytest.raises(InputError, match=r"^batch = 9000000: one matrix product of a step takes .* 1.00 GiB are free"):
+    with pytest.raises(InputError, match=r"^batch = 9000000: measuring a matrix product .* 1.00 GiB are free"):
         rival.product_ceilings(SHAPES["tiny-mamba"], [Cell(4, 8, 8), Cell(9_000_000, 8, 8)], given)
+
+
+def test_a_product_is_asked_both_layouts_of_its_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head of a 3B, 256 rows: its weight twice, the rows before it and the logits."""
+    config = SHAPES["llama-3.2-3b"]
+    free = 2 * (2 * 3072 * 128256 + 256 * (3072 + 128256))
+    given = Circumstances(CPU, "a CPU", torch.bfloat16, torch.float16, Ceilings(1e10, 1e11), True)
+    monkeypatch.setattr(rival, "available_bytes", lambda device: free)
+    rival.check_products(config, 256, given)
+    with pytest.raises(InputError, match=r"^batch = 257: measuring a matrix product of a step takes 1.53 GiB,"):
+        rival.check_products(config, 257, given)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +196,26 @@ def test_a_file_that_can_be_written_stays_as_it_is(refused: Callable[..., str], 
         (tmp_path / name).write_text("dear")
     refused(*CELL, "--ignore-eos", "--csv", "rows.csv", "--plot", "rows.png", "--model", "nobody")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"rows.csv": "dear", "rows.png": "dear"}
+
+
+@pytest.mark.parametrize("folder", ["new", "a/b/c", "there/a/b", "new/../b"])
+def test_folders_are_not_made_by_a_call_that_is_refused(
+    folder: str, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "there").mkdir()
+    files = ("--csv", f"{folder}/x.csv", "--plot", f"{folder}/x.png")
+    assert refused(*CELL, "--ignore-eos", *files, "--model", "nobody").startswith("--model 'nobody'")
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
+@pytest.mark.parametrize("place", ["f/a/b", "link/a", "/proc/a/b"])
+def test_a_folder_that_cannot_be_made_is_refused(place: str, refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("dear")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    said = refused(*CELL, "--ignore-eos", "--csv", f"{place}/x.csv")
+    assert said.startswith(f"--csv {place}/x.csv: cannot be written (")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f", "link"]
+    assert (tmp_path / "f").read_text() == "dear" and (tmp_path / "link").is_symlink()
 
 
 @pytest.mark.parametrize("text", ["a,b\n", "model,engine\nx,y\n", "dear diary\n"])
