@@ -18,9 +18,7 @@ import functools
 import itertools
 import math
 import os
-import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 
@@ -28,6 +26,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from attention_rivals import flash_attention_3, sdpa
+from graph_times import QUOTED_COPY, copy_ceiling, timed
 from triton.runtime.errors import OutOfResources
 
 from harness.kernels import attention_decode as op
@@ -35,9 +34,7 @@ from harness.kernels.attention_plan import PAGE_TOKENS, Launch, Plan, plan, plan
 from harness.kernels.rope import frequencies, tables
 from harness.kernels.rope_append import rope_append, rope_append_twin
 
-QUOTED_COPY = 3.0e12  # bytes/s, read and written, of an H100 80GB HBM3
 SET_BYTES = 2.5e9  # all sets of pools together at least: what L2 (50 MB) may keep of them is 2 %
-REPLAYS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,42 +143,6 @@ class Inputs:
 def sets(cell: Cell, device: torch.device) -> list[Inputs]:
     count = max(2, math.ceil(SET_BYTES / cell.kv_bytes)) if device.type == "cuda" else 1
     return [Inputs(cell, seed, device) for seed in range(min(count, 128))]
-
-
-def timed(calls: list[Callable[[], object]], device: torch.device) -> float:
-    """Median seconds of one call, from graphs of all of them in a row."""
-    if device.type != "cuda":
-        start = time.perf_counter()
-        for call in calls:
-            call()
-        return (time.perf_counter() - start) / len(calls)
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for call in calls:
-            call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for call in calls:
-            call()
-    times = []
-    for replay in range(REPLAYS + 3):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        if replay >= 3:
-            times.append(start.elapsed_time(end) / 1e3 / len(calls))
-    return statistics.median(times)
-
-
-def copy_ceiling(device: torch.device) -> float:
-    """Bytes/s, read and written, of a device-to-device copy of 1 GiB."""
-    size = 1 << 30 if device.type == "cuda" else 1 << 20
-    source, target = (torch.randint(0, 255, (size,), dtype=torch.uint8, device=device) for _ in range(2))
-    return 2 * size / timed([lambda: target.copy_(source)] * 4, device)
 
 
 def error(got: torch.Tensor, expected: torch.Tensor) -> float:

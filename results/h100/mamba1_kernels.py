@@ -28,7 +28,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from step_kernels import QUOTED_COPY, SET_BYTES, copy_ceiling, timed
+from graph_times import QUOTED_COPY, copy_ceiling, timed
+from step_kernels import SET_BYTES
 from triton.runtime.errors import OutOfResources, PTXASError
 
 from harness.kernels.mamba1_conv import Conv, Places

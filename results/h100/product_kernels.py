@@ -21,7 +21,7 @@ from collections.abc import Callable
 import torch
 import triton
 import triton.language as tl
-from step_kernels import timed
+from graph_times import timed
 from triton.runtime.errors import OutOfResources, PTXASError
 
 SET_BYTES = 2e8

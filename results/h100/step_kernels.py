@@ -24,14 +24,13 @@ import itertools
 import math
 import os
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from graph_times import QUOTED_COPY, copy_ceiling, timed
 from step_rivals import conv_update, selective_state_update
 from triton.runtime.errors import OutOfResources, PTXASError
 
@@ -39,9 +38,7 @@ from harness.kernels.mamba2_launch import Launch, default_launch, launch_for
 from harness.kernels.mamba2_ring import Memory, Rows, ring_length
 from harness.kernels.mamba2_step import Mixer, mamba2_step, mamba2_step_triton
 
-QUOTED_COPY = 3.0e12  # bytes/s, read and written, of an H100 80GB HBM3
 SET_BYTES = 1.2e9  # all sets of states together at least: what L2 (50 MB) may keep of them is 4 %
-REPLAYS = 20
 PROMPT = 128
 
 
@@ -152,42 +149,6 @@ def sets(cell: Cell, state_dtype: torch.dtype, length: int, width: int = 4, norm
     size = cell.rows * math.prod(cell.shape) * state_dtype.itemsize
     count = min(64, max(2, math.ceil(SET_BYTES / size))) if cell.device.type == "cuda" else 1
     return [Inputs(cell, state_dtype, length, width, seed, normed) for seed in range(count)]
-
-
-def timed(calls: list[Callable[[], object]], device: torch.device) -> float:
-    """Median seconds of one call, from a graph of all of them in a row."""
-    if device.type != "cuda":
-        start = time.perf_counter()
-        for call in calls:
-            call()
-        return (time.perf_counter() - start) / len(calls)
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for call in calls:
-            call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for call in calls:
-            call()
-    times = []
-    for replay in range(REPLAYS + 3):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        if replay >= 3:
-            times.append(start.elapsed_time(end) / 1e3 / len(calls))
-    return statistics.median(times)
-
-
-def copy_ceiling(device: torch.device) -> float:
-    """Bytes/s, read and written, of a device-to-device copy of 1 GiB."""
-    size = 1 << 30 if device.type == "cuda" else 1 << 20
-    source, target = (torch.randint(0, 255, (size,), dtype=torch.uint8, device=device) for _ in range(2))
-    return 2 * size / timed([lambda: target.copy_(source)] * 4, device)
 
 
 def check(inputs: Inputs, launch: Launch | None) -> float:
