@@ -145,15 +145,22 @@ def product_lines(path: Path) -> Iterator[Line]:
 
 
 def embedded_lines(path: Path) -> Iterator[Line]:
-    """Of ``embedded_speed.py --csv``: the least that the GPU is over the CPU, among models and seconds of the clock."""
-    rows = [row for row in _dicts(path) if row["over_cpu"]]
-    worst = min(rows, key=lambda row: float(row["over_cpu"]), default=None)
+    """Of ``embedded_speed.py --csv``: the least that the GPU is over the CPU, among models and seconds of the clock.
+
+    A file of before each side's dtype was written, and of one run a side, has neither dtypes nor a spread.
+    """
+    every = _dicts(path)
+    worst = min((row for row in every if row["over_cpu"]), key=lambda row: float(row["over_cpu"]), default=None)
     what, form = "embedded models, bench on the GPU over its CPU's", "{:.0f}x"
     if worst is None:
         yield Line(what, BLANK, BLANK, None, 30.0, form)
         return
     rate, ratio = float(worst["tokens_per_s"]), float(worst["over_cpu"])
-    measured = f"{rate:,.0f}, {worst['model']} by {float(worst['second']):g} s"
+    cpu = next((row for row in every if not row["over_cpu"] and row["model"] == worst["model"]), {})
+    if "dtype" in worst:
+        what = f"embedded models, bench ({worst['dtype']}) on the GPU over its CPU's ({cpu.get('dtype')})"
+    spread = f" ({float(worst['least']):,.0f} to {float(worst['most']):,.0f})" if "least" in worst else ""
+    measured = f"{rate:,.0f}{spread}, {worst['model']} by {float(worst['second']):g} s"
     yield Line(what, measured, f"{rate / ratio:,.0f}", ratio, 30.0, form)
 
 

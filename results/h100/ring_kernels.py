@@ -8,7 +8,7 @@
 All do the same a step: read the state, replay the ring, append this step's input, skip and gate; a K-th of the rows
 commits. The convolution is left out of all: ours is the "inner" of ``step_kernels.py``. Left out of the rivals are
 their cursors too, which ours works out from the positions in the launch itself. Their recurrence is the continuous
-one (dt, softplus, A), for Llamba's shape as well. Graphs, sets of states and phases are ``step_kernels.py``'s: rows
+one (dt, softplus, A), for Llamba's shape as well. Sets of states and phases are ``step_kernels.py``'s: rows
 stand at all phases evenly, but in "one phase", the mean over launches whose rows all stand at the same one.
 A rival's launches are timed one by one; then ours, each rival's own and its fastest are timed in turn, and those
 times are the ones kept. Each rival's states are larger than L2, as ours are, and none reads another's.
@@ -23,6 +23,7 @@ import contextlib
 import csv
 import dataclasses
 import functools
+import itertools
 import math
 import os
 import statistics
@@ -40,18 +41,18 @@ from harness.kernels.mamba2_launch import launch_for
 
 Run = tuple[Cell, torch.dtype, int]  # the state's dtype, K
 RIVALS: tuple[type[Rival], ...] = (ReplaySSM, CheckpointingSSU)
-LIMIT = 2e-2  # of a row's norm: products, outputs and bf16 states are rounded to 8 bits
-ROUNDS = 40  # of all that are compared
-SWEEP_ROUNDS = 7  # of one launch among those tried, and of one phase
+LIMIT = 1e-2  # of a row's norm: products, outputs and bf16 states are rounded to 8 bits
+ROUNDS, SWEEP_ROUNDS = 40, 7  # on a GPU: of all that are compared; of a launch among those tried, and of one phase
 
 
 @dataclasses.dataclass
 class Captured:
-    """A launch of one cell, ready to be replayed; ``replay`` gives the seconds of one step."""
+    """A launch of one cell, ready: ``replay`` makes ``steps`` of them, each on a set of states of its own."""
 
     what: str
     launch: object
-    replay: Callable[[], float]
+    replay: Callable[[], object]
+    steps: int
 
 
 @dataclasses.dataclass
@@ -106,28 +107,15 @@ def check_rival(rival: Rival) -> tuple[float, float]:
     return output, after
 
 
-def graphed(calls: Sequence[Callable[[], object]], device: torch.device) -> Callable[[], float]:
-    """All calls in a row as a CUDA graph; replaying it gives the mean seconds of one call."""
+def graphed(calls: Sequence[Callable[[], object]], device: torch.device) -> Callable[[], object]:
+    """What makes all calls in a row; on a GPU as a graph."""
 
     def run() -> None:
         for call in calls:
             call()
 
-    def on_cpu() -> float:
-        start = time.perf_counter()
-        run()
-        return (time.perf_counter() - start) / len(calls)
-
-    def on_gpu() -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1e3 / len(calls)
-
     if device.type != "cuda":
-        return on_cpu
+        return run
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -136,25 +124,44 @@ def graphed(calls: Sequence[Callable[[], object]], device: torch.device) -> Call
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         run()
-    return on_gpu
+    return graph.replay
 
 
-def in_turn(replays: Sequence[Callable[[], float]], rounds: int) -> list[tuple[float, float, float]]:
-    """(median, least, most) seconds of each over ``rounds`` rounds, in each of which every one is replayed once.
+def spans(runs: Sequence[Callable[[], object]], device: torch.device) -> list[float]:
+    """Seconds of each of ``runs``, one behind another; on a GPU all are queued before any is waited for."""
+    if device.type != "cuda":
+        ticks = [time.perf_counter()]
+        for run in runs:
+            run()
+            ticks.append(time.perf_counter())
+        return [after - before for before, after in itertools.pairwise(ticks)]
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(len(runs) + 1)]
+    events[0].record()
+    for run, event in zip(runs, events[1:], strict=True):
+        run()
+        event.record()
+    torch.cuda.synchronize()
+    return [before.elapsed_time(after) / 1e3 for before, after in itertools.pairwise(events)]
+
+
+def in_turn(captured: Sequence[Captured], rounds: int, device: torch.device) -> list[tuple[float, float, float]]:
+    """(median, least, most) seconds of a step of each over ``rounds`` rounds, in each of which every one is replayed.
 
     A round begins one further than the last and goes the other way, so that none always follows the same one; the
     first is not counted.
     """
-    taken: list[list[float]] = [[] for _ in replays]
+    order: list[int] = []
     for n in range(rounds + 1):
-        order = [(n + i) % len(replays) for i in range(len(replays))]
-        for which in reversed(order) if n % 2 else order:
-            taken[which].append(replays[which]())
+        turn = [(n + i) % len(captured) for i in range(len(captured))]
+        order += reversed(turn) if n % 2 else turn
+    taken: list[list[float]] = [[] for _ in captured]
+    for which, span in zip(order, spans([captured[which].replay for which in order], device), strict=True):
+        taken[which].append(span / captured[which].steps)
     return [(statistics.median(t[1:]), min(t[1:]), max(t[1:])) for t in taken]
 
 
-def alone(replay: Callable[[], float]) -> float:
-    ((seconds, _, _),) = in_turn([replay], SWEEP_ROUNDS)
+def alone(captured: Captured, device: torch.device) -> float:
+    ((seconds, _, _),) = in_turn([captured], SWEEP_ROUNDS if device.type == "cuda" else 1, device)
     return seconds
 
 
@@ -164,7 +171,7 @@ def over_phases(inputs: list[Any], calls: list[Callable[[], object]], cell: Cell
     for phase in range(length):
         for i in inputs:
             i.at(torch.full((cell.rows,), phase, device=cell.device))
-        taken.append(alone(graphed(calls, cell.device)))
+        taken.append(alone(Captured("", "", graphed(calls, cell.device), len(calls)), cell.device))
     return statistics.mean(taken)
 
 
@@ -174,7 +181,7 @@ def ours(cell: Cell, state_dtype: torch.dtype, length: int) -> Side:
     launch = launch_for(inputs[0].memory, cell.rows)
     print(f"ours: off by {check(inputs[0], launch):.1e} of its twin", flush=True)
     calls: list[Callable[[], object]] = [functools.partial(i.run, launch) for i in inputs]
-    captured = [Captured("inner", launch, graphed(calls, cell.device))]
+    captured = [Captured("inner", launch, graphed(calls, cell.device), len(calls))]
     return Side(captured, functools.partial(over_phases, inputs, calls, cell, length))
 
 
@@ -190,14 +197,14 @@ def of_rival(kind: Callable[..., Rival], cell: Cell, state_dtype: torch.dtype, l
     count = min(64, max(2, math.ceil(SET_BYTES / size))) if cell.device.type == "cuda" else 1
     rivals = [kind(cell, state_dtype, length, seed) for seed in range(count)]
     calls: list[Callable[[], object]] = [rival.run for rival in rivals]
-    own = best = Captured(first.name, "own", graphed(calls, cell.device))
-    tried, least, chosen = 1, alone(own.replay), None
+    own = best = Captured(first.name, "own", graphed(calls, cell.device), count)
+    tried, least, chosen = 1, alone(own, cell.device), None
     for launch, settings in first.launches(cell):
         with first.using(settings), contextlib.suppress(OutOfResources, PTXASError):
-            replay = graphed(calls, cell.device)
-            tried, seconds = tried + 1, alone(replay)
+            other = Captured("", launch, graphed(calls, cell.device), count)
+            tried, seconds = tried + 1, alone(other, cell.device)
             if seconds < least:
-                least, best, chosen = seconds, Captured("", launch, replay), settings
+                least, best, chosen = seconds, other, settings
     captured = [own]
     if best is not own:
         with first.using(chosen):
@@ -260,19 +267,18 @@ def main() -> None:
                         print(f"{why} {key}", flush=True)
                     told.add(why)
             captured = [c for side in sides for c in side.captured]
-            times = in_turn([c.replay for c in captured], ROUNDS)
-            # The phases after it: they put other cursors in the place of those that the graphs read.
-            for side in sides:
-                last = side.captured[-1]
-                captured.append(Captured(f"{side.captured[0].what}, one phase", last.launch, last.replay))
-                mean = side.one_phase()
-                times.append((mean, mean, mean))
-            for c, (seconds, least, most) in zip(captured, times, strict=True):
-                row = (*key, c.what, c.launch, seconds * 1e6, cell.bytes(state_dtype, length, 1) / seconds / ceiling)
+            times = in_turn(captured, 1 if args.dry_run else ROUNDS, cell.device)
+            found = [
+                (c.what, c.launch, median, f"; {least * 1e6:.1f} to {most * 1e6:.1f}")
+                for c, (median, least, most) in zip(captured, times, strict=True)
+            ]
+            for side in sides:  # only now: it puts other cursors in the place of those that the graphs read
+                found.append((f"{side.captured[0].what}, one phase", side.captured[-1].launch, side.one_phase(), ""))
+            for what, launch, seconds, spread in found:
+                row = (*key, what, launch, seconds * 1e6, cell.bytes(state_dtype, length, 1) / seconds / ceiling)
                 writer.writerow(row)
                 shown = f"{seconds * 1e6:7.1f} {row[-1]:5.0%} {seconds / times[0][0]:7.2f}x"
-                spread = f"{least * 1e6:.1f} to {most * 1e6:.1f}"
-                print(f"{' '.join(map(str, key)):34s} {shown} {c.what}: {c.launch}; {spread}", flush=True)
+                print(f"{' '.join(map(str, key)):34s} {shown} {what}: {launch}{spread}", flush=True)
             file.flush()
     if told:
         raise SystemExit(f"ring_kernels.py: {len(told)} failures of rivals, each in a line above")

@@ -173,6 +173,14 @@ def test_the_embedded_models_count_by_the_slowest(goals: Any, tmp_path: Path) ->
     assert (line.measured, line.rival, line.figure, line.met) == ("290, tiny-mamba by 6 s", "10", 29.0, "no")
 
 
+def test_the_embedded_models_say_their_dtypes_where_the_file_does(goals: Any, tmp_path: Path) -> None:
+    fast = {"model": "tiny", "dtype": "bfloat16", "second": 6.0, "tokens_per_s": 300.0, "least": 290.0, "most": 301.0}
+    rows = [fast | {"over_cpu": 30.0}, fast | {"dtype": "float32", "tokens_per_s": 10.0, "over_cpu": ""}]
+    (line,) = of_file(goals, "embedded_speed", tmp_path / "embedded_speed.csv", *rows)
+    assert line.what == "embedded models, bench (bfloat16) on the GPU over its CPU's (float32)"
+    assert (line.measured, line.rival, line.met) == ("300 (290 to 301), tiny by 6 s", "10", "yes")
+
+
 def test_fixed_rows_cost_what_they_cost_at_the_full_batch(goals: Any, tmp_path: Path) -> None:
     rows = [
         {"model": LLAMA, "fixed_rows": fixed, "batch": batch, "differing_share": differing, "tokens_per_s": rate}
