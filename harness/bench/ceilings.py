@@ -85,9 +85,9 @@ def in_turn(calls: Sequence[Callable[[], object]], device: torch.device) -> list
     gap between two launches of a graph, which a step has too and a trace of its kernels has not.
     """
     stretches = [_stretch(call, device) for call in calls]
-    spans = _spans([run for _ in range(REPEATS + 1) for run, _ in stretches], device)
+    taken = spans([run for _ in range(REPEATS + 1) for run, _ in stretches], device)
     # Not the first of each: its launch had nothing to hide behind.
-    return [[span / times for span in spans[i :: len(calls)][1:]] for i, (_, times) in enumerate(stretches)]
+    return [[span / times for span in taken[i :: len(calls)][1:]] for i, (_, times) in enumerate(stretches)]
 
 
 def _stretch(call: Callable[[], object], device: torch.device) -> tuple[Callable[[], object], int]:
@@ -109,7 +109,7 @@ def _stretch(call: Callable[[], object], device: torch.device) -> tuple[Callable
 def _times(call: Callable[[], object], device: torch.device) -> int:
     """How many calls take ``STRETCH_S`` when each is launched by itself: in a graph they may take somewhat less."""
     call()  # compiles, and lets cuBLAS choose its workspace: before any clock, and outside a capture
-    (taken,) = _spans([functools.partial(_repeat, call, _TRIED)], device)
+    (taken,) = spans([functools.partial(_repeat, call, _TRIED)], device)
     return math.ceil(STRETCH_S * _TRIED / taken)
 
 
@@ -118,7 +118,7 @@ def _repeat(call: Callable[[], object], times: int) -> None:
         call()
 
 
-def _spans(runs: Sequence[Callable[[], object]], device: torch.device) -> list[float]:
+def spans(runs: Sequence[Callable[[], object]], device: torch.device) -> list[float]:
     """Seconds of each of ``runs``, one behind another; a GPU's by its own clock, none waited for but the last."""
     if device.type != "cuda":
         ticks = [time.perf_counter()]

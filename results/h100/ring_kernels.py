@@ -23,11 +23,9 @@ import contextlib
 import csv
 import dataclasses
 import functools
-import itertools
 import math
 import os
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -37,6 +35,7 @@ from step_kernels import QUOTED_COPY, SET_BYTES, Cell, Inputs, cells, check, cop
 from torch.nn.functional import silu, softplus
 from triton.runtime.errors import OutOfResources, PTXASError
 
+from harness.bench.ceilings import spans
 from harness.kernels.mamba2_launch import launch_for
 
 Run = tuple[Cell, torch.dtype, int]  # the state's dtype, K
@@ -125,23 +124,6 @@ def graphed(calls: Sequence[Callable[[], object]], device: torch.device) -> Call
     with torch.cuda.graph(graph):
         run()
     return graph.replay
-
-
-def spans(runs: Sequence[Callable[[], object]], device: torch.device) -> list[float]:
-    """Seconds of each of ``runs``, one behind another; on a GPU all are queued before any is waited for."""
-    if device.type != "cuda":
-        ticks = [time.perf_counter()]
-        for run in runs:
-            run()
-            ticks.append(time.perf_counter())
-        return [after - before for before, after in itertools.pairwise(ticks)]
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(len(runs) + 1)]
-    events[0].record()
-    for run, event in zip(runs, events[1:], strict=True):
-        run()
-        event.record()
-    torch.cuda.synchronize()
-    return [before.elapsed_time(after) / 1e3 for before, after in itertools.pairwise(events)]
 
 
 def in_turn(captured: Sequence[Captured], rounds: int, device: torch.device) -> list[tuple[float, float, float]]:
