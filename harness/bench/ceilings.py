@@ -6,12 +6,13 @@ around graphs of many calls (``in_turn``), so that no launch by the host stands 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -92,18 +93,32 @@ def in_turn(calls: Sequence[Callable[[], object]], device: torch.device) -> list
 
 def _stretch(call: Callable[[], object], device: torch.device) -> tuple[Callable[[], object], int]:
     """What makes ``call`` for about ``STRETCH_S``, and how often it does; never less than once."""
-    if device.type != "cuda":
+    with aside(device):
         times = _times(call, device)
-        return functools.partial(_repeat, call, times), times
+    return graph_of(functools.partial(_repeat, call, times), device), times
+
+
+@contextlib.contextmanager
+def aside(device: torch.device) -> Iterator[None]:
+    """On a GPU a stream of its own: the first calls of what is captured later."""
+    if device.type != "cuda":
+        yield
+        return
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        times = _times(call, device)
+        yield
     torch.cuda.current_stream().wait_stream(stream)
+
+
+def graph_of(run: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """On a GPU the replay of a graph of what ``run`` launches, which has been launched before; elsewhere ``run``."""
+    if device.type != "cuda":
+        return run
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        _repeat(call, times)
-    return graph.replay, times
+        run()
+    return graph.replay
 
 
 def _times(call: Callable[[], object], device: torch.device) -> int:

@@ -10,9 +10,8 @@ from harness.bench.cell import Cell
 from harness.engine.memory import most_that_fit, needed_bytes, room
 from harness.models.config import DecoderConfig
 from harness.models.state import prompt_bytes
+from harness.models.weights import GIB
 from harness.records import InputError
-
-_GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class Fit:
         cure = f"use at most {fits}" if fits else "lower --prompt or --new-tokens, or take a smaller model"
         raise InputError(
             f"batch = {cell.batch}: rows of {cell.prompt} + {cell.new_tokens} tokens of {self.name} take"
-            f" {needed / _GIB:.2f} GiB or more, {most / _GIB:.2f} of the {self.free_bytes / _GIB:.2f} GiB free beside"
+            f" {needed / GIB:.2f} GiB or more, {most / GIB:.2f} of the {self.free_bytes / GIB:.2f} GiB free beside"
             f" its weights can be had; {cure}"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 
@@ -14,6 +15,7 @@ from harness.records import InputError
 GIB = 2**30
 
 
+@functools.cache  # asked several times before a model is loaded, and a decoder is made for it
 def parameters(config: DecoderConfig) -> int:
     with torch.device("meta"):
         return sum(p.numel() for p in Decoder(config).parameters())

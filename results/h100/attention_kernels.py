@@ -26,7 +26,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from attention_rivals import flash_attention_3, sdpa
-from graph_times import QUOTED_COPY, copy_ceiling, timed
+from graph_times import printed_ceiling, timed
 from triton.runtime.errors import OutOfResources
 
 from harness.kernels import attention_decode as op
@@ -237,10 +237,7 @@ def main() -> None:
     device = torch.device("cpu" if args.dry_run else "cuda")
     cells = DRY_CELLS if args.dry_run else CELLS
     check(cells, device)
-    measured = copy_ceiling(device)
-    ceiling = max(measured, QUOTED_COPY)
-    name = "CPU, dry run" if args.dry_run else torch.cuda.get_device_name()
-    print(f"{name}; copy {measured / 1e12:.2f} TB/s; shares of {ceiling / 1e12:.2f} TB/s")
+    ceiling = printed_ceiling(device)
     lines, rows = [], []
     for number in args.cells if args.cells else range(len(cells)):
         cell = cells[number]

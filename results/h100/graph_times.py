@@ -26,6 +26,15 @@ def timed(calls: list[Callable[[], object]], device: torch.device) -> float:
     return seconds_each(in_a_row, device) / len(calls)
 
 
+def printed_ceiling(device: torch.device) -> float:
+    """Bytes/s that shares divide by, the larger of ``copy_ceiling`` and the quoted one; printed with the device."""
+    measured = copy_ceiling(device)
+    used = max(measured, QUOTED_COPY)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, dry run"
+    print(f"{name}; copy {measured / 1e12:.2f} TB/s; shares of {used / 1e12:.2f} TB/s", flush=True)
+    return used
+
+
 def copy_ceiling(device: torch.device) -> float:
     """Bytes/s, read and written, of a device-to-device copy of 1 GiB."""
     size = 1 << 30 if device.type == "cuda" else 1 << 20

@@ -28,7 +28,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from graph_times import QUOTED_COPY, copy_ceiling, timed
+from graph_times import printed_ceiling, timed
 from step_kernels import SET_BYTES
 from triton.runtime.errors import OutOfResources, PTXASError
 
@@ -200,10 +200,7 @@ def main() -> None:
         compile_part(chosen, *args.compile)
         return
     device = kept[0].device
-    measured = copy_ceiling(device)
-    ceiling = max(measured, QUOTED_COPY)
-    name = "CPU, dry run" if args.dry_run else torch.cuda.get_device_name()
-    print(f"{name}; copy {measured / 1e12:.2f} TB/s; shares of {ceiling / 1e12:.2f} TB/s", flush=True)
+    ceiling = printed_ceiling(device)
     rows: list[tuple[object, ...]] = []
     for number, (cell, state) in enumerate(chosen):
         now = time.monotonic()

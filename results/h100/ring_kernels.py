@@ -31,11 +31,11 @@ from typing import Any
 
 import torch
 from ring_rivals import PADDING, CheckpointingSSU, ReplaySSM, Rival
-from step_kernels import QUOTED_COPY, SET_BYTES, Cell, Inputs, cells, check, copy_ceiling, sets
+from step_kernels import SET_BYTES, Cell, Inputs, cells, check, printed_ceiling, sets
 from torch.nn.functional import silu, softplus
 from triton.runtime.errors import OutOfResources, PTXASError
 
-from harness.bench.ceilings import spans
+from harness.bench.ceilings import aside, graph_of, spans
 from harness.kernels.mamba2_launch import launch_for
 
 Run = tuple[Cell, torch.dtype, int]  # the state's dtype, K
@@ -113,17 +113,10 @@ def graphed(calls: Sequence[Callable[[], object]], device: torch.device) -> Call
         for call in calls:
             call()
 
-    if device.type != "cuda":
-        return run
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        run()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    return graph.replay
+    if device.type == "cuda":
+        with aside(device):
+            run()
+    return graph_of(run, device)
 
 
 def in_turn(captured: Sequence[Captured], rounds: int, device: torch.device) -> list[tuple[float, float, float]]:
@@ -231,7 +224,7 @@ def main() -> None:
     if args.compile:
         compile_part(runs, *args.compile)
         return
-    ceiling = max(copy_ceiling(chosen[0].device), QUOTED_COPY)
+    ceiling = printed_ceiling(chosen[0].device)
     told: set[str] = set()
     print(f"{'model, rows, state, K':34s} {'us':>7s} {'share':>5s} {'to ours':>8s}", flush=True)
     with open(args.csv or os.devnull, "w", newline="") as file:

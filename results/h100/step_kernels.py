@@ -30,7 +30,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from graph_times import QUOTED_COPY, copy_ceiling, timed
+from graph_times import printed_ceiling, timed
 from step_rivals import conv_update, selective_state_update
 from triton.runtime.errors import OutOfResources, PTXASError
 
@@ -232,10 +232,7 @@ def main() -> None:
         compile_part(chosen, args.states, *args.compile)
         return
     device = chosen[0].device
-    measured = copy_ceiling(device)
-    ceiling = max(measured, QUOTED_COPY)
-    name = "CPU, dry run" if args.dry_run else torch.cuda.get_device_name()
-    print(f"{name}; copy {measured / 1e12:.2f} TB/s; shares of {ceiling / 1e12:.2f} TB/s", flush=True)
+    ceiling = printed_ceiling(device)
     lines, rows = [], []
     for cell in chosen:
         conv = conv_update(cell, 8, timed) if device.type == "cuda" else None

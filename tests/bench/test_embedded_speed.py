@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,8 @@ SCRIPT = Path(__file__).parents[2] / "results" / "h100" / "embedded_speed.py"
 
 
 @pytest.fixture(scope="module")
-def script() -> Any:
-    spec = importlib.util.spec_from_file_location("embedded_speed", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["embedded_speed"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+def script(h100_script: Callable[[str], Any]) -> Any:
+    return h100_script("embedded_speed")
 
 
 @pytest.fixture

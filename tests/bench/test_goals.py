@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,8 @@ LLAMA, LLAMBA, MAMBA2 = "random:llama-3.2-1b", "random:llamba-1b", "random:mamba
 
 
 @pytest.fixture(scope="module")
-def goals() -> Any:
-    spec = importlib.util.spec_from_file_location("goals", FOLDER / "goals.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(FOLDER))  # for goal_lines, beside it
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(FOLDER))
-    return module
+def goals(h100_script: Callable[[str], Any]) -> Any:
+    return h100_script("goals")
 
 
 def of_file(goals: Any, name: str, path: Path, *rows: dict[str, object]) -> list[Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,8 @@ FOLDER = Path(__file__).parents[2] / "results" / "h100"
 
 
 @pytest.fixture(scope="module")
-def script() -> Any:
-    sys.path.insert(0, str(FOLDER))  # it takes its timing from the script beside it
-    try:
-        spec = importlib.util.spec_from_file_location("mamba1_kernels", FOLDER / "mamba1_kernels.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["mamba1_kernels"] = module  # dataclasses look their module up
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(FOLDER))
-    return module
+def script(h100_script: Callable[[str], Any]) -> Any:
+    return h100_script("mamba1_kernels")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a dry run on a GPU would compile tiny shapes")

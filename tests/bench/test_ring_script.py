@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
-import importlib.util
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -26,17 +25,8 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the scripts w
 
 
 @pytest.fixture(scope="module")
-def script() -> Any:
-    sys.path.insert(0, str(FOLDER))  # it takes its cells and its rivals from the scripts beside it
-    try:
-        spec = importlib.util.spec_from_file_location("ring_kernels", FOLDER / "ring_kernels.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["ring_kernels"] = module  # dataclasses look their module up
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(FOLDER))
-    return module
+def script(h100_script: Callable[[str], Any]) -> Any:
+    return h100_script("ring_kernels")
 
 
 @pytest.fixture(scope="module")
