@@ -38,14 +38,15 @@ def test_without_a_task_there_is_no_guess(counts: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("speeds", "task", "message"),
-    [
-        (["fast"], None, "--throughput 'fast'"),
-        (["a=1", "a=2"], None, "a is named twice"),
-        (["-5"], None, "tokens_per_s = -5"),
-        (["1"], "amc23", "--task amc23"),
-    ],
+    ("speeds", "message"),
+    [(["fast"], "--throughput 'fast'"), (["a=1", "a=2"], "a is named twice"), (["-5"], "tokens_per_s = -5")],
 )
-def test_refusals(counts: Path, tmp_path: Path, speeds: list[str], task: str | None, message: str) -> None:
+def test_refusals(counts: Path, tmp_path: Path, speeds: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        draw_recorded(counts, speeds, 500, task, tmp_path, Console(quiet=True))
+        draw_recorded(counts, speeds, 500, None, tmp_path, Console(quiet=True))
+
+
+@pytest.mark.usefixtures("data_dir")
+def test_a_task_of_other_problems_is_refused(counts: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--task amc23"):
+        draw_recorded(counts, ["1"], 500, "amc23", tmp_path, Console(quiet=True))
