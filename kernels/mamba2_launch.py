@@ -29,7 +29,7 @@ class Launch:
 # Llamba-1B's (N = 64) and Mamba2-1.3B's (N = 128) shapes, with K of their rings (results/h100/step_kernels.py).
 LAUNCHES = {
     (90, True, 64, 2): Launch(64, 32, 1, 168),
-    (90, True, 64, 4): Launch(32, 64, 1, 128, again=False),
+    (90, True, 64, 4): Launch(32, 32, 1, 128, again=False),
     (90, True, 128, 2): Launch(32, 64, 1, 168),
     (90, True, 128, 4): Launch(64, 32, 4, 168, again=False),
 }

@@ -170,6 +170,8 @@ def _step_kernel(
         rate = tl.load(a_log + head).to(tl.float32)
     if z_bias is not None:
         z += tl.load(z_bias + channel, inside, 0).to(tl.float32)
+    if squares is not None:
+        norm_weight = tl.load(norm + channel, inside, 0).to(tl.float32)
     x_sum = newest(x_new, conv_weight, conv_bias, x_channel, inside, tap_stride, channel_stride, W)
     if given is None:
         b_sum = newest(b_new, conv_weight, conv_bias, b_channel, every, tap_stride, channel_stride, W)
@@ -250,7 +252,7 @@ def _step_kernel(
     if squares is not None:
         wide = y.to(tl.float32)
         tl.store(squares + slot * tl.num_programs(0) + tl.program_id(0), tl.sum(tl.where(inside, wide * wide, 0.0), 0))
-        y = (wide * tl.load(norm + channel, inside, 0).to(tl.float32)).to(out.dtype.element_ty)
+        y = (wide * norm_weight).to(out.dtype.element_ty)
     tl.store(out + channel, y, inside)
 
     # The first of the programs that share x, B or C keeps it. Nobody reads what is written in the same launch: the
@@ -305,11 +307,13 @@ def _step_kernel(
             whole = held_again[q].to(tl.float32) * tl.exp(total) + x[:, None] * b_pieces[q][None, :]
             if K > 1:
                 whole += exact_dot(x_j, b_j[q], PIECES)
+            rounded = whole.to(state.dtype.element_ty)
             if CLAMP:
                 over = tl.sum((tl.abs(whole) > 65504).to(tl.int32))
                 tl.atomic_add(saturated, over, over > 0, sem="relaxed")
-                whole = tl.where(whole > 65504, 65504.0, tl.where(whole < -65504, -65504.0, whole))
-            tl.store(own_state + q * COLUMNS + tile, whole.to(state.dtype.element_ty), inside[:, None])
+                most = tl.full([1, 1], 65504, rounded.dtype)  # behind the rounding: two entries an instruction
+                rounded = tl.clamp(rounded, -most, most, tl.PropagateNan.ALL)
+            tl.store(own_state + q * COLUMNS + tile, rounded, inside[:, None])
 
 
 @triton.jit

@@ -66,36 +66,27 @@ def step_lines(path: Path) -> Iterator[Line]:
     for (model, rows), (limit, inner) in STATE_GOALS.items():
         whole = {"llamba-1b": 1.8, "mamba2-1.3b": 2.3}[model]
         scan, conv = (rival(model, rows, f"{w}_update") for w in ("selective_state", "causal_conv1d"))
-        mine = times.get((model, rows, "float16", "inner"))
         step = times.get((model, rows, "float16", "step"))
         exact = times.get((model, rows, "float32", "inner"))
         cell = f"{model}, batch {rows}"
-        yield Line(f"state update, fp16, {cell}", _us(mine), BLANK, mine, limit, "{:.1f} us", at_most=True)
-        yield Line(f"state update, fp16, {cell}", _us(mine), scan[1], mine and scan[0] / mine, inner, "{:.2f}x")
+        for state in HALVES:
+            mine, what = times.get((model, rows, state, "inner")), f"state update, {state}, {cell}"
+            yield Line(what, _us(mine), BLANK, mine, limit, "{:.1f} us", at_most=True)
+            yield Line(what, _us(mine), scan[1], mine and scan[0] / mine, inner, "{:.2f}x")
         if model == "llamba-1b":
-            yield Line(f"state update, fp32, {cell}", _us(exact), scan[1], exact and scan[0] / exact, 1.0, "{:.2f}x")
+            yield Line(f"state update, float32, {cell}", _us(exact), scan[1], exact and scan[0] / exact, 1.0, "{:.2f}x")
         both = f"{scan[1]} + {conv[1]}"
         yield Line(f"mamba2_step, {cell}", _us(step), both, step and (scan[0] + conv[0]) / step, whole, "{:.2f}x")
 
 
 def ring_lines(path: Path) -> Iterator[Line]:
-    """Of ``ring_kernels.py --csv``: bf16 states against the same goals; each state dtype beside the others' rings.
-
-    Each side has its best length of ring and its best launch.
-    """
+    """Of ``ring_kernels.py --csv``: ours beside the others' rings, each at its best length of ring and best launch."""
     times: dict[tuple[str, ...], tuple[float, str]] = {}
     for row in _dicts(path):
         who = row["what"].split(",")[0]
         if not row["what"].endswith("one phase"):
             key = (row["model"], row["rows"], row["state"], who)
             times[key] = min(times.get(key, (float("inf"), "")), (float(row["us"]), f"K = {row['k']}"))
-    for (model, rows), (limit, inner) in STATE_GOALS.items():
-        cell = f"{model}, batch {rows}"
-        mine, _ = times.get((model, rows, "bfloat16", "inner"), (None, ""))
-        quoted = QUOTED_US[model, rows, "selective_state_update"]
-        yield Line(f"state update, bf16, {cell}", _us(mine), BLANK, mine, limit, "{:.1f} us", at_most=True)
-        what = f"state update, bf16, {cell}"
-        yield Line(what, _us(mine), f"{quoted:.1f} us quoted", mine and quoted / mine, inner, "{:.2f}x")
     for (model, rows, state, who), (us, k) in times.items():
         if who != "inner" and (model, rows, state, "inner") in times:
             mine, own_k = times[model, rows, state, "inner"]
